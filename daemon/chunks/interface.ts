@@ -1,0 +1,65 @@
+/**
+ * What the file system may ask of the chunk store: immutable bytes by their SHA-256.
+ *
+ * Two homes. Chunks above SMALL_CHUNK_BYTES_MAX are files, `chunks/ab/cd/<hash>`, whose content is exactly
+ * the chunk. Smaller ones are rows of `small.db`; they first travel inside the metadata transaction that
+ * refers to them (table `staged`) and are settled into `small.db` in the background, so that a small write
+ * with fsync costs one fdatasync.
+ *
+ * Order. `store` answers when the chunk is durable (data, then directory): the operation that refers to it is
+ * proposed afterwards, so after a power cut no durable operation names a chunk that is not there.
+ */
+
+import type { ChunkHash } from '../protocol/ids.ts';
+
+export type ChunkHealth =
+  | { readonly kind: 'ok' }
+  | { readonly kind: 'missing' }
+  | { readonly kind: 'bad'; readonly reason: string };
+
+export interface SmallChunk {
+  readonly hash: ChunkHash;
+  readonly data: Uint8Array;
+}
+
+export interface ChunkUsage {
+  /** Of the disk that holds the data directory, bytes. */
+  readonly diskBytes: number;
+  readonly diskFreeBytes: number;
+  /** Free for Warren's users: disk free less the reserve kept for metadata; never negative. */
+  readonly availableBytes: number;
+}
+
+export interface ChunkStore {
+  /**
+   * Stores up to CHUNK_BYTES_MAX bytes as a chunk file; answers its hash when it is durable. The chunk is
+   * pinned: garbage collection leaves it alone until `unpin`. `data` must not change until the answer; a
+   * Buffer over a SharedArrayBuffer is hashed and written by a worker without a copy. Content that is
+   * already there is compared byte by byte, kept when equal, and set aside and replaced when damaged.
+   * Errors: FsError ENOSPC below the free-space reserve, EIO or EROFS from the disk.
+   */
+  store(data: Buffer): Promise<ChunkHash>;
+  /** Ends one pin of `store`. */
+  unpin(hash: ChunkHash): void;
+  /** Throws FsError ENOSPC when `bytes` more would go below the reserve. Cheap: statfs is cached for a moment. */
+  reserve(bytes: number): void;
+  usage(): ChunkUsage;
+
+  /**
+   * Fills `target` with the chunk's bytes from `offset`. Every byte answered was verified: the whole chunk
+   * against its hash the first time, its 64 KiB blocks against a CRC-32 afterwards.
+   * Errors: FsError EIO when the chunk is missing or damaged (it is set aside in `quarantine/` and reported).
+   */
+  read(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): Promise<void>;
+
+  /** The bytes of a settled small chunk, or undefined; verified against the hash. Errors: FsError EIO. */
+  readSmall(hash: ChunkHash): Uint8Array | undefined;
+  /** Writes small chunks to `small.db`; answers when they are durable. */
+  settle(chunks: readonly SmallChunk[]): Promise<void>;
+
+  /** Deletes chunks that no operation refers to any more (both homes). Skips pinned ones; answers the deleted. */
+  remove(hashes: readonly ChunkHash[]): Promise<ChunkHash[]>;
+  /** Reads the whole chunk and compares its hash; does not set it aside. */
+  verify(chunk: { hash: ChunkHash; size: number }): Promise<ChunkHealth>;
+  close(): Promise<void>;
+}
