@@ -10,6 +10,8 @@
  * `setting` says which state this is: `version` is the last operation that is in it, `settled` the last one
  * whose small chunks are all in `small.db`, `inodes` and `stored` are running totals.
  *
+ * The root directory has mode 16877 (040755).
+ *
  * `user_version` is the format version. A newer one is refused; an older one is migrated, one step each.
  */
 
@@ -67,7 +69,7 @@ const MIGRATIONS: readonly string[] = [
   CREATE TABLE orphan (inode INTEGER PRIMARY KEY) STRICT;
   CREATE TABLE setting (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
   INSERT INTO setting VALUES ('next_inode', 2), ('version', 0), ('settled', 0), ('inodes', 1), ('stored', 0);
-  INSERT INTO inode VALUES (1, ${0o40755}, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, NULL);
+  INSERT INTO inode VALUES (1, 16877, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, NULL);
   `,
 ];
 
