@@ -55,7 +55,7 @@ function write(job: FileJobs['write']['job']): WriteOutcome {
     while (written < job.data.length) written += fs.writeSync(descriptor, job.data, written);
   } catch (error) {
     fs.closeSync(descriptor);
-    fs.rmSync(temporary, { force: true });
+    codeOf(() => fs.rmSync(temporary, { force: true }));
     throw error;
   }
   return { kind: 'written', descriptor, setAside };
@@ -144,7 +144,7 @@ function publish({ directory, files, newShards }: FileJobs['publish']['job']): r
     const code = renamed[index] ?? failed.get(shardOf(hash)) ?? failed.get(hash.slice(0, 2));
     // A second fsync of the same directory may answer success without having written: leave nothing to trust.
     if (code !== undefined && temporary !== undefined) {
-      fs.rmSync(`${layout.temporary}/${temporary}`, { force: true });
+      codeOf(() => fs.rmSync(`${layout.temporary}/${temporary}`, { force: true }));
       if (renamed[index] === undefined) codeOf(() => fs.rmSync(chunkPath(layout, hash), { force: true }));
     }
     return code;

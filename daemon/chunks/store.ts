@@ -74,8 +74,16 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     directory,
     threads: syncers,
     threadCount: SYNC_THREADS,
-    removeTemporary: (name) => rmSync(`${layout.temporary}/${name}`, { force: true }),
+    removeTemporary,
   });
+
+  function removeTemporary(name: string): void {
+    try {
+      rmSync(`${layout.temporary}/${name}`, { force: true });
+    } catch (error) {
+      log.warn(`temporary file ${name} stays until the next start`, { error: String(error) });
+    }
+  }
 
   function damaged(hash: ChunkHash, reason: string): void {
     log.error(`chunk ${hash} is damaged: ${reason}`, { hash, reason });
@@ -216,7 +224,12 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     verify: (chunk) =>
       track(async () => {
         const health = small.verify(chunk.hash);
-        return health.kind === 'missing' ? await reader.verify(chunk) : health;
+        if (health.kind !== 'missing') return health;
+        try {
+          return await reader.verify(chunk);
+        } catch (error) {
+          throw asDiskFailure(error, `chunk ${chunk.hash} cannot be read`);
+        }
       }),
     stat: (hash) =>
       track(async () => {
