@@ -205,8 +205,7 @@ async function serve(): Promise<Server> {
       return text.startsWith('{') ? JSON.parse(text) : {};
     },
     async [Symbol.asyncDispose]() {
-      if (isMounted()) spawnSync('fusermount', ['-uz', mountPoint]);
-      child.stdin!.end();
+      child.stdin!.end('force\n');
       await gone;
     },
   };

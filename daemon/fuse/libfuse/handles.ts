@@ -23,6 +23,8 @@ export interface Handles {
   get(handle: number): OpenFile;
   /** Errors: EBADF. */
   remove(handle: number): OpenFile;
+  /** Late requests for what was open get EBADF. */
+  clear(): void;
   readonly size: number;
 }
 
@@ -50,6 +52,7 @@ export function openHandles(): Handles {
       files.delete(handle);
       return file;
     },
+    clear: () => files.clear(),
     get size() {
       return files.size;
     },

@@ -45,6 +45,7 @@ export async function mountLibfuse(options: MountOptions): Promise<Mount> {
   await requireFusermount();
   await detachStale(options.path);
   const path = await prepareMountPoint(options.path, log);
+  log.warn('libfuse drops a change of only one of the two times of a file (touch -m, tar x)', { path });
   if (options.allowOther) {
     log.warn('libfuse does not tell who calls: only the user of this daemon may use the mount', { path });
   }
@@ -59,7 +60,10 @@ export async function mountLibfuse(options: MountOptions): Promise<Mount> {
   await startSession(session, path);
   const device = (await findMount(path))?.device;
 
-  const closed = watch({ path, device, handles, session }).then(() => filesystem.dropMount(mountId));
+  const wake = new AbortController();
+  const closed = watch({ path, device, handles, session, wake: wake.signal }).then(() =>
+    filesystem.dropMount(mountId),
+  );
   // Whoever waits for `closed` sees the failure; nobody has to.
   closed.catch(() => undefined);
   return {
@@ -70,6 +74,7 @@ export async function mountLibfuse(options: MountOptions): Promise<Mount> {
     drained: () => Promise.resolve(),
     async unmount({ force }) {
       await fusermount(path, force);
+      wake.abort();
       await closed;
     },
   };
@@ -116,15 +121,24 @@ interface Watched {
   readonly device: string | undefined;
   readonly handles: Handles;
   readonly session: Fuse;
+  /** Aborted when the mount was just taken away: look now. */
+  readonly wake: AbortSignal;
 }
 
 /** Answers when the mount is gone and its open files are closed, or given up. */
-async function watch({ path, device, handles, session }: Watched): Promise<void> {
-  while ((await findMount(path))?.device === device) {
-    await sleep(WATCH_INTERVAL_MS);
+async function watch({ path, device, handles, session, wake }: Watched): Promise<void> {
+  const isThere = async () => device !== undefined && (await findMount(path))?.device === device;
+  while (await isThere()) {
+    // An aborted sleep ends at once; after it only the kernel's own delay is left.
+    await sleep(
+      wake.aborted ? DRAIN_POLL_MS : WATCH_INTERVAL_MS,
+      undefined,
+      wake.aborted ? {} : { signal: wake },
+    ).catch(() => undefined);
   }
   const deadlineMs = performance.now() + DRAIN_TIMEOUT_MS;
   while (handles.size > 0 && performance.now() < deadlineMs) await sleep(DRAIN_POLL_MS);
+  handles.clear();
   await new Promise<void>((resolve) => session.unmount(() => resolve()));
 }
 

@@ -305,7 +305,9 @@ function millisecondsOf(time: Timestamp): number {
   return Math.max(0, time.seconds * 1000 + Math.floor(time.nanoseconds / 1_000_000));
 }
 
+/** Errors: ENOSYS when the library lost the time. */
 function timestampOf(milliseconds: number): Timestamp {
+  if (Number.isNaN(milliseconds)) throw new FsError('ENOSYS');
   const seconds = Math.floor(milliseconds / 1000);
   return { seconds, nanoseconds: (milliseconds - seconds * 1000) * 1_000_000 };
 }

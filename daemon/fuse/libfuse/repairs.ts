@@ -4,7 +4,8 @@
  *
  * - `utimens` hands over the access time twice. The right modification time is still in the request's memory
  *   (the struct `fuse_thread_locals_t`); it is read from there, after the access time beside it was seen to be
- *   the one handed over. Should the layout ever differ, the request fails with ENOSYS.
+ *   the one handed over. Should the layout ever differ, the times are NaN and the
+ *   operation refuses them.
  * - `getxattr` and `listxattr` answer a length larger than the caller's buffer instead of ERANGE, and libfuse
  *   would then send memory past its end.
  * - `Fuse.unmount` passes the path to a shell. Unmounting is done by the driver, before the library is told.
@@ -16,7 +17,7 @@ import { assert } from '../../runtime/assert.ts';
 import { ERRNO } from '../../protocol/errors.ts';
 
 /** `op_utimens` in fuse-native.c. */
-const UTIMENS = 22;
+const UTIMENS = 12;
 /** Offsets in `fuse_thread_locals_t` where pointers and size_t have 8 bytes; times are milliseconds. */
 const ATIME_OFFSET = 104;
 const MTIME_OFFSET = 112;
@@ -42,7 +43,7 @@ function repairUtimens(session: Fuse): void {
     const [path, atimeLow, atimeHigh] = args;
     const atimeMs = Number(atimeLow) + Number(atimeHigh) * TWO_32;
     if (request.readBigUInt64LE(ATIME_OFFSET) !== BigInt(atimeMs)) {
-      original(request, operation, '', Number.NaN);
+      original(request, operation, path, Number.NaN, 0, Number.NaN, 0);
       return;
     }
     const mtimeLow = request.readUInt32LE(MTIME_OFFSET);
