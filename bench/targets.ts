@@ -21,6 +21,7 @@ import { dropCaches, run, type Session } from './session.ts';
 const MOUNT_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 120_000;
 const POLL_MS = 5;
+const COMPLAINT_CHARACTERS_MAX = 4000;
 /** Linux's USER_HZ, the unit of the times in /proc/PID/stat: 100 on every architecture Node runs on. */
 const TICKS_PER_SECOND = 100;
 
@@ -109,11 +110,20 @@ interface MountedOptions {
 async function mounted(session: Session, options: MountedOptions): Promise<Target> {
   let child: ChildProcess | undefined;
   let cpuSecondsBefore = 0;
+  let mountedOnce = false;
 
   async function start(): Promise<number> {
     const startedMs = performance.now();
-    child = launch(options.command);
-    await untilMounted(child, options, session.signal);
+    const { child: started, complaints } = launch(options.command);
+    child = started;
+    // Programs then see ENOTCONN, which says nothing about the reason.
+    started.on('exit', (code, killed) => {
+      if (child === started && mountedOnce) {
+        console.error(`${options.name} ended by itself (${code ?? killed})\n${complaints()}`);
+      }
+    });
+    await untilMounted(started, { ...options, complaints }, session.signal);
+    mountedOnce = true;
     return performance.now() - startedMs;
   }
 
@@ -159,35 +169,44 @@ async function mounted(session: Session, options: MountedOptions): Promise<Targe
   };
 }
 
-function launch(command: readonly string[]): ChildProcess {
+interface Launched {
+  readonly child: ChildProcess;
+  /** The end of what it wrote to standard error. */
+  readonly complaints: () => string;
+}
+
+function launch(command: readonly string[]): Launched {
   const [program, ...args] = command;
   if (program === undefined) throw new Error('an empty command');
   // A session of its own, so that Ctrl+C in the terminal reaches only the benchmark, which then stops the
   // targets in the right order.
-  return spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+  let text = '';
+  child.stderr.setEncoding('utf8').on('data', (more: string) => {
+    text = (text + more).slice(-COMPLAINT_CHARACTERS_MAX);
+  });
+  child.on('error', (error) => {
+    text += error.message;
+  });
+  return { child, complaints: () => text };
 }
 
 async function untilMounted(
   child: ChildProcess,
-  options: MountedOptions,
+  options: MountedOptions & { complaints: () => string },
   signal: AbortSignal,
 ): Promise<void> {
-  let complaints = '';
-  let failure: Error | undefined;
-  child.stderr
-    ?.setEncoding('utf8')
-    .on('data', (text: string) => (complaints = (complaints + text).slice(-4000)));
-  child.on('error', (error) => (failure = error));
   const deadlineMs = performance.now() + MOUNT_TIMEOUT_MS;
   while (!isMountPoint(options.directory)) {
     signal.throwIfAborted();
-    if (failure) throw failure;
     if (!isRunning(child)) {
       const command = options.command.join(' ');
-      throw new Error(`${options.name} ended before it was mounted\n  ${command}\n${complaints}`);
+      throw new Error(`${options.name} ended before it was mounted\n  ${command}\n${options.complaints()}`);
     }
     if (performance.now() > deadlineMs) {
-      throw new Error(`${options.name} was not mounted after ${MOUNT_TIMEOUT_MS} ms\n${complaints}`);
+      throw new Error(
+        `${options.name} was not mounted after ${MOUNT_TIMEOUT_MS} ms\n${options.complaints()}`,
+      );
     }
     await sleep(POLL_MS);
   }

@@ -31,8 +31,11 @@ import { repairLibrary } from './repairs.ts';
 
 const MOUNT_TIMEOUT_MS = 10_000;
 const UNMOUNT_TIMEOUT_MS = 10_000;
-/** How long files may stay open after the mount is gone from the name space (their closes are on the way). */
-const DRAIN_TIMEOUT_MS = 5000;
+/**
+ * How long files may stay open after the mount is gone from the name space: their closes are on the way, or
+ * were dropped by the kernel together with the connection.
+ */
+const DRAIN_TIMEOUT_MS = 1000;
 const DRAIN_POLL_MS = 10;
 /** How soon an unmount by somebody else is noticed: the library does not tell. */
 const WATCH_INTERVAL_MS = 1000;
