@@ -41,9 +41,8 @@ export async function withSession(disk: Disk, body: (session: Session) => Promis
     const directory = await openDirectory(disk, abort.signal, defer);
     return await body({ directory, signal: abort.signal, defer });
   } catch (error) {
-    if (!abort.signal.aborted) throw error;
-    console.error('interrupted: cleaning up');
-    return 130;
+    console.error(abort.signal.aborted ? 'interrupted: cleaning up' : error);
+    return abort.signal.aborted ? 130 : 1;
   } finally {
     for (const release of stack.toReversed()) {
       await release().catch((error: unknown) => console.error(`could not clean up: ${String(error)}`));

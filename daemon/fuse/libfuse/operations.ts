@@ -8,16 +8,11 @@
  */
 
 import type { Operations, Stat, Statfs } from 'fuse-native';
-import type {
-  Attributes,
-  Caller,
-  DirectoryEntry,
-  FileSystem,
-  FileSystemStatistics,
-} from '../../filesystem/interface.ts';
+import type { Caller, DirectoryEntry, FileSystem } from '../../filesystem/interface.ts';
 import { resolve, resolveParent } from '../../filesystem/resolver.ts';
 import { FsError } from '../../protocol/errors.ts';
-import type { Inode, Timestamp } from '../../protocol/ids.ts';
+import type { Inode } from '../../protocol/ids.ts';
+import { entryStat, statfsOf, statOf, timestampOf } from './attributes.ts';
 import type { Handles } from './handles.ts';
 
 const READDIR_ENTRIES = 1024;
@@ -32,7 +27,6 @@ const XATTR_CREATE = 1;
 const XATTR_REPLACE = 2;
 /** chown's "leave it" as an unsigned number. */
 const UNCHANGED_ID = 0xffff_ffff;
-const UINT32_MAX = 0xffff_ffff;
 const REPLACEMENT_CHARACTER = '\u{fffd}';
 /** The library does not say which lock owner closes; the kernel keeps locks of this mount itself. */
 const NO_OWNER = 0n;
@@ -277,56 +271,4 @@ async function listDirectory(filesystem: FileSystem, inode: Inode): Promise<Dire
     for (const entry of page) entries.push(entry);
     cookie = last.cookie;
   }
-}
-
-function entryStat(entry: DirectoryEntry): Stat {
-  return { mode: entry.type, ino: entry.inode };
-}
-
-function statOf(attributes: Attributes): Stat {
-  return {
-    mode: attributes.mode,
-    uid: attributes.uid,
-    gid: attributes.gid,
-    size: attributes.size,
-    nlink: attributes.links,
-    ino: attributes.inode,
-    rdev: attributes.rdev,
-    blksize: 4096,
-    blocks: attributes.blocks,
-    atime: millisecondsOf(attributes.atime),
-    mtime: millisecondsOf(attributes.mtime),
-    ctime: millisecondsOf(attributes.ctime),
-  };
-}
-
-/** The library's times are unsigned milliseconds: what is before 1970 shows as 1970. */
-function millisecondsOf(time: Timestamp): number {
-  return Math.max(0, time.seconds * 1000 + Math.floor(time.nanoseconds / 1_000_000));
-}
-
-/** Errors: ENOSYS when the library lost the time. */
-function timestampOf(milliseconds: number): Timestamp {
-  if (Number.isNaN(milliseconds)) throw new FsError('ENOSYS');
-  const seconds = Math.floor(milliseconds / 1000);
-  return { seconds, nanoseconds: (milliseconds - seconds * 1000) * 1_000_000 };
-}
-
-/** The library's counts are 32 bits: larger disks are shown in larger blocks. */
-function statfsOf(statistics: FileSystemStatistics): Statfs {
-  let scale = 1;
-  while (statistics.blocks / scale > UINT32_MAX) scale *= 2;
-  const blocks = (count: number) => Math.floor(count / scale);
-  const limited = (files: number) => Math.min(files, UINT32_MAX);
-  return {
-    bsize: statistics.blockBytes * scale,
-    frsize: statistics.blockBytes * scale,
-    blocks: blocks(statistics.blocks),
-    bfree: blocks(statistics.blocksFree),
-    bavail: blocks(statistics.blocksAvailable),
-    files: limited(statistics.files),
-    ffree: limited(statistics.filesFree),
-    favail: limited(statistics.filesFree),
-    namemax: statistics.nameBytesMax,
-  };
 }
