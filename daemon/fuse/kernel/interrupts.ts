@@ -80,12 +80,13 @@ function cancel(session: Session, request: Request): void {
   if (WITHOUT_EFFECT.has(request.opcode)) replyError(session, request, ERRNO.EINTR);
 }
 
-const SIGKILL_BIT = 1n << 8n;
-/** QUIT, ILL, TRAP, ABRT, BUS, FPE, SEGV, XCPU, XFSZ, SYS: deadly, but not turned into a pending SIGKILL. */
-const CORE_BITS = [3, 4, 5, 6, 7, 8, 11, 24, 25, 31].reduce(
-  (bits, signal) => bits | (1n << BigInt(signal - 1)),
-  0n,
-);
+const SIGKILL_BIT = bit(9);
+/** CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH: without a handler they are ignored or only stop. */
+const NOT_DEADLY_BITS = [17, 18, 19, 20, 21, 22, 23, 28].reduce((bits, signal) => bits | bit(signal), 0n);
+
+function bit(signal: number): bigint {
+  return 1n << BigInt(signal - 1);
+}
 
 /** Whether the thread is about to die. Yes for a thread that cannot be seen: it must be possible to kill it. */
 function hasFatalSignal(pid: number): boolean {
@@ -99,5 +100,5 @@ function hasFatalSignal(pid: number): boolean {
     BigInt(`0x${new RegExp(`^${name}:\\s*([0-9a-f]+)`, 'm').exec(status)?.[1] ?? '0'}`);
   const pendingBits = bits('SigPnd') | bits('ShdPnd');
   const handled = bits('SigBlk') | bits('SigIgn') | bits('SigCgt');
-  return (pendingBits & (SIGKILL_BIT | (CORE_BITS & ~handled))) !== 0n;
+  return (pendingBits & (SIGKILL_BIT | ~(handled | NOT_DEADLY_BITS))) !== 0n;
 }

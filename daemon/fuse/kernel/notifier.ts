@@ -2,7 +2,7 @@
  * Tells the kernel that what it cached is old.
  *
  * A notify can block on a lock that a request in flight holds, and that request may need this very daemon: so
- * a thread of its own writes them, started at the first need (a lone mount has none). Changes of the own
+ * a thread of its own writes them. Changes of the own
  * mount and of inodes its kernel does not know are skipped. What waits is kept once for each inode or name;
  * beyond QUEUE_MAX all names are made old at once (INC_EPOCH), which needs no list.
  */
@@ -32,7 +32,6 @@ export interface NotifyDone {
 
 export function startNotifier(session: Session, kernelMinor: () => number): Notifier {
   let queue = new Map<string, Uint8Array>();
-  let worker: Worker | undefined;
   let sending = false;
   let stopped = false;
   let waiters: (() => void)[] = [];
@@ -43,30 +42,26 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
       for (const resolve of waiters.splice(0)) resolve();
       return;
     }
-    worker ??= start();
     worker.postMessage([...queue.values()], []);
     queue = new Map();
     sending = true;
   };
 
-  const start = (): Worker => {
-    const started = new Worker(workerUrl(import.meta.url, './notify-worker'), {
-      workerData: { descriptor: session.descriptor },
+  const worker = new Worker(workerUrl(import.meta.url, './notify-worker'), {
+    workerData: { descriptor: session.descriptor },
+  });
+  worker.on('message', ({ refused }: NotifyDone) => {
+    for (const code of refused) session.log.warn('the kernel refused an invalidation', { code });
+    sending = false;
+    pump();
+  });
+  worker.on('error', (error: Error) => {
+    session.log.error('the invalidation thread ended; names may stay stale for up to two minutes', {
+      error: error.message,
     });
-    started.on('message', ({ refused }: NotifyDone) => {
-      for (const code of refused) session.log.warn('the kernel refused an invalidation', { code });
-      sending = false;
-      pump();
-    });
-    started.on('error', (error: Error) => {
-      session.log.error('the invalidation thread ended; names may stay stale for up to two minutes', {
-        error: error.message,
-      });
-      stopped = true;
-    });
-    started.unref();
-    return started;
-  };
+    stopped = true;
+  });
+  worker.unref();
 
   const overflow = (): void => {
     session.log.warn('too many invalidations wait; all cached names of the mount are dropped instead', {
@@ -102,7 +97,7 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
       unsubscribe();
       for (const resolve of waiters) resolve();
       waiters = [];
-      await worker?.terminate();
+      await worker.terminate();
     },
   };
 }

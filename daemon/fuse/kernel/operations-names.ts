@@ -16,7 +16,7 @@ import {
   u64,
   word,
 } from './protocol.ts';
-import { copyName, type Request } from './request.ts';
+import { copyName, copyString, type Request } from './request.ts';
 import {
   ENTRY_WORDS,
   putEntry,
@@ -54,7 +54,7 @@ export function mkdir(session: Session, request: Request, words: Uint32Array, by
 
 export function symlink(session: Session, request: Request, _words: Uint32Array, bytes: Buffer): void {
   const name = copyName(bytes, 40);
-  const target = copyName(bytes, 40 + name.length + 1);
+  const target = copyString(bytes, 40 + name.length + 1);
   settle(session, request, session.filesystem.symlink(request, request.inode, name, target), replyEntry);
 }
 

@@ -2,7 +2,7 @@
 
 import { ERRNO } from '../../protocol/errors.ts';
 import { SETXATTR_ACL_KILL_SGID, word, XATTR_CREATE, XATTR_REPLACE } from './protocol.ts';
-import { copyBytes, copyName, type Request } from './request.ts';
+import { copyBytes, copyString, type Request } from './request.ts';
 import { replyBytes, replyEmpty, replyError, replySmall, type Session, settle } from './session.ts';
 
 /** XATTR_LIST_MAX of the kernel. */
@@ -14,7 +14,7 @@ export function setxattr(session: Session, request: Request, words: Uint32Array,
   const extended = session.extendedSetxattr;
   const killSetgid = extended && (word(words, 12) & SETXATTR_ACL_KILL_SGID) !== 0;
   const nameAt = extended ? 56 : 48;
-  const name = copyName(bytes, nameAt);
+  const name = copyString(bytes, nameAt);
   const valueAt = nameAt + name.length + 1;
   const value = copyBytes(bytes, valueAt, valueAt + size);
   const mode = {
@@ -32,7 +32,7 @@ export function setxattr(session: Session, request: Request, words: Uint32Array,
 
 export function getxattr(session: Session, request: Request, words: Uint32Array, bytes: Buffer): void {
   const room = word(words, 10);
-  const name = copyName(bytes, 48);
+  const name = copyString(bytes, 48);
   const answer = session.filesystem.getxattr(request.inode, name);
   settle(session, request, answer, (session, request, value) => {
     if (value === undefined) replyError(session, request, ERRNO.ENODATA);
@@ -60,6 +60,6 @@ function replySized(session: Session, request: Request, value: Uint8Array, room:
 }
 
 export function removexattr(session: Session, request: Request, _words: Uint32Array, bytes: Buffer): void {
-  const name = copyName(bytes, 40);
+  const name = copyString(bytes, 40);
   settle(session, request, session.filesystem.removexattr(request, request.inode, name), replyEmpty);
 }

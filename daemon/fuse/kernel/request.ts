@@ -4,7 +4,8 @@
  */
 
 import type { Caller } from '../../filesystem/interface.ts';
-import type { Inode, MountId } from '../../protocol/ids.ts';
+import { FsError } from '../../protocol/errors.ts';
+import { type Inode, type MountId, NAME_BYTES_MAX } from '../../protocol/ids.ts';
 import { u64, word } from './protocol.ts';
 
 export class Request implements Caller {
@@ -62,7 +63,14 @@ export function copyBytes(bytes: Buffer, start: number, end: number): Buffer {
   return copy;
 }
 
-/** The NUL-terminated string at `start`, copied. */
+/** The NUL-terminated file name at `start`, copied. The kernel lets longer names through than a `Name` has. */
 export function copyName(bytes: Buffer, start: number): Buffer {
+  const end = bytes.indexOf(0, start);
+  if (end - start > NAME_BYTES_MAX) throw new FsError('ENAMETOOLONG');
+  return copyBytes(bytes, start, end);
+}
+
+/** The NUL-terminated string at `start` that is no file name (a link's target, an attribute's name), copied. */
+export function copyString(bytes: Buffer, start: number): Buffer {
   return copyBytes(bytes, start, bytes.indexOf(0, start));
 }
