@@ -225,6 +225,16 @@ describe('one mount', () => {
     assert.equal(fs.readdirSync(at('many'), { withFileTypes: true })[7]?.isFile(), true);
   });
 
+  it('tells the file system when the kernel forgot an inode', async () => {
+    const forgotten = async () => (await daemon.ask('calls')).forgotten ?? 0;
+    const before = await forgotten();
+    fs.writeFileSync(at('forget me'), '');
+    fs.statSync(at('forget me'));
+    assert.equal(await forgotten(), before);
+    fs.unlinkSync(at('forget me'));
+    while ((await forgotten()) === before) await sleep(5);
+  });
+
   it('answers EIO to a defect and goes on', () => {
     assert.equal(
       errno(() => fs.statSync(at('defect'))),
@@ -284,6 +294,16 @@ describe('the life of a mount', () => {
     const [code] = await once(spawn('umount', [mnt]), 'exit');
     assert.equal(code, 0);
     assert.deepEqual(await daemon.next(), { closed: mnt });
+  });
+
+  it('ends with its process, also when that leaves without unmounting', async () => {
+    using points = mountPoints(1);
+    const [mnt] = points.paths as [string];
+    await using daemon = startDaemon([mnt]);
+    await daemon.next();
+    daemon.process.stdin?.write('quit\n');
+    assert.equal((await once(daemon.process, 'exit'))[0], 0);
+    assert.deepEqual(fs.readdirSync(mnt), []);
   });
 
   it('takes over the mount point of a killed daemon', async () => {

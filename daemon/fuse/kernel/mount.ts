@@ -7,8 +7,8 @@
  * call on the mount (it would wait for itself). The mount lives until the kernel says ENODEV to the reader:
  * after an unmount, by whomever, or an abort.
  *
- * A thread that blocks in the kernel cannot be ended from outside: a process that leaves through
- * `process.exit` with a live mount would wait for the reader. Unmount first, or end by a signal.
+ * A thread that blocks in the kernel cannot be ended from outside, so a process that leaves through
+ * `process.exit` with a live mount aborts it on its way out. Unmounting first is the orderly way.
  */
 
 import { closeSync, existsSync } from 'node:fs';
@@ -28,10 +28,10 @@ import { startNotifier } from './notifier.ts';
 import { PROTOCOL_MAJOR, TRANSFER_BYTES_MAX } from './protocol.ts';
 import { createRing, STOP } from './ring.ts';
 import { createSession, type Session } from './session.ts';
-import { unmount } from './unmount.ts';
+import { abandon, unmount } from './unmount.ts';
 
 const MOUNT_TIMEOUT_MS = 10_000;
-/** The kernel's default of 128 KiB makes small READs; with 4 MiB several 1 MiB READs are under way. */
+/** The kernel's default is 128 KiB. Uncached reads: 128 KiB 1.3 GB/s, 1, 4 and 16 MiB 2.5 to 2.7 GB/s in one run. */
 const READAHEAD_KIB = 4096;
 
 /** Mounts `options.filesystem`. Errors: WarrenError with what is missing and what to do. */
@@ -51,10 +51,17 @@ export async function mountKernel(options: MountOptions): Promise<Mount> {
     const negotiated = await running.negotiated;
     if (!negotiated.accepted || device === undefined) throw refusedKernel(path, negotiated);
     await raiseReadahead(session, device);
+    const leave = () => abandon(path, device);
+    process.once('exit', leave);
+    void running.closed.then(() => process.off('exit', leave));
     return {
       id: options.mountId,
       path,
-      unmount: ({ force }) => unmount({ path, device, force, closed: running.closed, log: options.log }),
+      unmount({ force }) {
+        // Its device number may already belong to another mount.
+        if (session.descriptor < 0) return running.closed;
+        return unmount({ path, device, force, closed: running.closed, log: options.log });
+      },
       drained: () => running.drained(),
       closed: running.closed,
     };

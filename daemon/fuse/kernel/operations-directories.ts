@@ -5,7 +5,7 @@ import { FsError } from '../../protocol/errors.ts';
 import type { ReplyBuffer } from './buffers.ts';
 import { OUT_HEADER_BYTES, put64, u64, word } from './protocol.ts';
 import type { Request } from './request.ts';
-import { ENTRY_WORDS, fail, putEntry, replyBuffer, replySmall, type Session, settle } from './session.ts';
+import { ENTRY_WORDS, putEntry, replyBuffer, replySmall, type Session, settle } from './session.ts';
 
 /** `struct fuse_dirent` without the name. */
 const DIRENT_BYTES = 24;
@@ -35,15 +35,9 @@ export function readdirplus(session: Session, request: Request, words: Uint32Arr
   const answer = list(session, request, words, size, ENTRY_BYTES + DIRENT_BYTES + NAME_BYTES_TYPICAL);
   settle(session, request, answer, (session, request, entries) => {
     const fitting = entriesThatFit(entries, size);
-    const attributes = attributesOf(session, fitting);
-    if (!(attributes instanceof Promise)) {
+    settle(session, request, attributesOf(session, fitting), (session, request, attributes) => {
       replyPlus(session, request, { size, entries: fitting, attributes });
-      return;
-    }
-    attributes.then(
-      (attributes) => replyPlus(session, request, { size, entries: fitting, attributes }),
-      (error: unknown) => fail(session, request, error),
-    );
+    });
   });
 }
 

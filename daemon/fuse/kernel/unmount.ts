@@ -3,6 +3,8 @@
  * the connection is aborted, so that those programs get errors instead of a hang.
  */
 
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { WarrenError } from '../../protocol/errors.ts';
 import type { Log } from '../../runtime/log.ts';
@@ -12,6 +14,7 @@ import { runCommand } from '../run-command.ts';
 const UMOUNT_TIMEOUT_MS = 10_000;
 /** Before an abort, what programs wrote through mappings gets this long to reach the daemon. */
 const SYNC_TIMEOUT_MS = 5000;
+const ABANDON_TIMEOUT_MS = 2000;
 const CONNECTIONS = '/sys/fs/fuse/connections';
 
 export async function unmount(mount: {
@@ -75,4 +78,17 @@ async function abort(device: string, log: Log): Promise<void> {
       error: error instanceof Error ? error.message : String(error),
     });
   }
+}
+
+/**
+ * For a process that leaves through `process.exit` with a live mount: aborts the connection and detaches the
+ * mount, synchronously. Otherwise Node would wait for ever for the reader thread, which blocks in the kernel.
+ */
+export function abandon(path: string, device: string): void {
+  try {
+    writeFileSync(`${CONNECTIONS}/${device.split(':')[1] ?? device}/abort`, '1');
+  } catch {
+    // Without the control file, detaching alone ends it once no program has files open.
+  }
+  spawnSync('umount', ['-i', '-c', '-l', path], { stdio: 'ignore', timeout: ABANDON_TIMEOUT_MS });
 }
