@@ -48,7 +48,10 @@ export interface ControlClient {
 }
 
 /** Connects. Errors: CONTROL_UNREACHABLE. */
-export async function connectControl(options: { socket: string; timeoutMs?: number }): Promise<ControlClient> {
+export async function connectControl(options: {
+  socket: string;
+  timeoutMs?: number;
+}): Promise<ControlClient> {
   const { socket: path } = options;
   const socket = await openSocket(path, options.timeoutMs ?? CONNECT_TIMEOUT_MS);
   const connection = createMessageConnection(new LineReader(socket), new LineWriter(socket));
@@ -63,9 +66,23 @@ export async function connectControl(options: { socket: string; timeoutMs?: numb
   socket.on('error', () => {});
   connection.listen();
   return {
-    call: (method, params, callOptions) => call({ connection, lost, method, params, options: callOptions ?? {} }),
+    call: (method, params, callOptions) =>
+      call({ connection, lost, method, params, options: callOptions ?? {} }),
     close: () => socket.destroy(),
   };
+}
+
+/** Connects, runs `body`, and closes. */
+export async function withControl<T>(
+  socket: string,
+  body: (client: ControlClient) => Promise<T>,
+): Promise<T> {
+  const client = await connectControl({ socket });
+  try {
+    return await body(client);
+  } finally {
+    client.close();
+  }
 }
 
 async function call<M extends ControlMethod>(request: {
@@ -84,7 +101,9 @@ async function call<M extends ControlMethod>(request: {
     ended.reject(error);
   };
   const onAbort = giveUp(cancelledError(method));
-  const timer = Number.isFinite(timeoutMs) ? setTimeout(giveUp(timeoutError(method, timeoutMs)), timeoutMs) : undefined;
+  const timer = Number.isFinite(timeoutMs)
+    ? setTimeout(giveUp(timeoutError(method, timeoutMs)), timeoutMs)
+    : undefined;
   options.signal?.addEventListener('abort', onAbort, { once: true });
   if (options.signal?.aborted === true) onAbort();
   const progress =

@@ -64,10 +64,14 @@ export async function startControlServer(options: ControlServerOptions): Promise
     serveClient(socket, options);
   });
   server.maxConnections = CONNECTIONS_MAX;
-  server.on('drop', () => log.warn('control channel is full, a client was refused', { connections: CONNECTIONS_MAX }));
+  server.on('drop', () =>
+    log.warn('control channel is full, a client was refused', { connections: CONNECTIONS_MAX }),
+  );
   await listen(server, socketPath);
   // A failed accept (out of descriptors) is one client's loss.
-  server.on('error', (error) => log.warn('control channel could not accept a client', { reason: error.message }));
+  server.on('error', (error) =>
+    log.warn('control channel could not accept a client', { reason: error.message }),
+  );
   openToGroup(socketPath, log);
   log.debug('control channel listens', { socket: socketPath });
   return {
@@ -103,7 +107,10 @@ function serveClient(socket: Socket, options: ControlServerOptions): void {
   connection.onUnhandledNotification(() => {});
   connection.onRequest(async (method, params, token) => {
     if (running >= REQUESTS_PER_CONNECTION_MAX) {
-      return new ResponseError(ErrorCodes.InvalidRequest, `more than ${REQUESTS_PER_CONNECTION_MAX} requests at once`);
+      return new ResponseError(
+        ErrorCodes.InvalidRequest,
+        `more than ${REQUESTS_PER_CONNECTION_MAX} requests at once`,
+      );
     }
     running += 1;
     try {
@@ -131,7 +138,9 @@ async function answer(request: {
   }
   const parsed = CONTROL_METHODS[method].params.safeParse(params ?? {});
   if (!parsed.success) {
-    const reason = parsed.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`.trim()).join('; ');
+    const reason = parsed.error.issues
+      .map((issue) => `${issue.path.join('.')} ${issue.message}`.trim())
+      .join('; ');
     return new ResponseError(ErrorCodes.InvalidParams, `${method}: ${reason}`);
   }
   const cancelled = new AbortController();
@@ -150,7 +159,8 @@ async function answer(request: {
 }
 
 function progressSender(connection: MessageConnection, params: unknown): (progress: Progress) => void {
-  const token = typeof params === 'object' && params !== null && 'progressToken' in params && params.progressToken;
+  const token =
+    typeof params === 'object' && params !== null && 'progressToken' in params && params.progressToken;
   if (typeof token !== 'string' && typeof token !== 'number') return () => {};
   let nextMs = 0;
   return (progress) => {
@@ -167,13 +177,20 @@ function errorAnswer(method: string, error: unknown, log: Log): ResponseError<un
     return new ResponseError(WARREN_ERROR_CODE, error.message, { code: error.code, hint: error.hint });
   }
   if (error instanceof FsError) {
-    return new ResponseError(WARREN_ERROR_CODE, `${method} failed: ${error.message}`, { code: error.code, hint: '' });
+    return new ResponseError(WARREN_ERROR_CODE, `${method} failed: ${error.message}`, {
+      code: error.code,
+      hint: '',
+    });
   }
   const reason = error instanceof Error ? error.message : String(error);
   if (error instanceof Error && error.name === 'AbortError') {
     return new ResponseError(-32_800, `${method} was cancelled`);
   }
-  log.error('a control request failed', { method, reason, stack: error instanceof Error ? error.stack : undefined });
+  log.error('a control request failed', {
+    method,
+    reason,
+    stack: error instanceof Error ? error.stack : undefined,
+  });
   return new ResponseError(WARREN_ERROR_CODE, `${method} failed: ${reason}`, {
     code: 'INTERNAL',
     hint: 'this is a defect of Warren; the daemon log has the details',
@@ -216,7 +233,8 @@ async function clearStaleSocket(path: string): Promise<void> {
 
 function listen(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    const fail = (error: unknown): void => reject(socketError(path, systemErrorCode(error) ?? String(error), error));
+    const fail = (error: unknown): void =>
+      reject(socketError(path, systemErrorCode(error) ?? String(error), error));
     server.once('error', fail);
     try {
       mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
@@ -244,7 +262,9 @@ function openToGroup(path: string, log: Log): void {
     chownSync(path, -1, gid);
   } catch (error) {
     if (systemErrorCode(error) !== 'EPERM') throw error;
-    log.warn(`the control socket stays with this user: not a member of group ${SOCKET_GROUP}`, { socket: path });
+    log.warn(`the control socket stays with this user: not a member of group ${SOCKET_GROUP}`, {
+      socket: path,
+    });
   }
 }
 

@@ -74,7 +74,9 @@ export function configValues(config: Config): Record<ConfigKeyName, Value> {
 
 /** A value in TOML's spelling. JSON's strings, numbers, booleans and lists of strings are TOML's too. */
 export function tomlValue(value: Value): string {
-  return Array.isArray(value) ? `[${value.map((item) => JSON.stringify(item)).join(', ')}]` : JSON.stringify(value);
+  return Array.isArray(value)
+    ? `[${value.map((item) => JSON.stringify(item)).join(', ')}]`
+    : JSON.stringify(value);
 }
 
 function durationText(ms: number): string {

@@ -44,17 +44,23 @@ const absolutePathSchema = z
   .refine((path) => isAbsolute(path) && !path.includes('\0') && Buffer.byteLength(path) <= 4095)
   .transform((path) => (path === '/' ? path : normalize(path).replace(/\/$/, '')));
 const addressSchema = z.string().refine(isHostAndPort);
-const durationSchema = z
-  .string()
-  .transform((text) => parseDurationMs(text))
-  .refine((ms) => ms !== undefined && ms >= DURATION_MIN_MS && ms <= DURATION_MAX_MS);
-const chunkSizeSchema = z
-  .union([z.number(), z.string().transform((text) => parseSizeBytes(text))])
-  .refine((bytes) => bytes !== undefined && isChunkSize(bytes));
+const durationSchema = z.string().transform((text, context) => {
+  const ms = parseDurationMs(text);
+  if (ms !== undefined && ms >= DURATION_MIN_MS && ms <= DURATION_MAX_MS) return ms;
+  context.addIssue('not a duration in range');
+  return z.NEVER;
+});
+const chunkSizeSchema = z.union([z.number(), z.string()]).transform((size, context) => {
+  const bytes = typeof size === 'number' ? size : parseSizeBytes(size);
+  if (bytes !== undefined && isChunkSize(bytes)) return bytes;
+  context.addIssue('not a power of two in range');
+  return z.NEVER;
+});
 
 export const CONFIG_SECTIONS: Readonly<Record<string, string>> = {
   node: 'This machine.',
-  cluster: 'The machines that belong together. This release runs on one machine: the keys are read, not used.',
+  cluster:
+    'The machines that belong together. This release runs on one machine: the keys are read, not used.',
   replication: 'How data is cut into chunks and how many copies there are.',
   mount: 'Where people see the files.',
   control: 'How the command line reaches the daemon.',
@@ -212,6 +218,11 @@ export const CONFIG_KEYS = [
 
 /** The exact keys, `section.key`. */
 export type ConfigKeyName = (typeof CONFIG_KEYS)[number]['key'];
+
+/** What the program uses for a key: the output of its schema. */
+export type ConfigValue<K extends ConfigKeyName> = z.output<
+  Extract<(typeof CONFIG_KEYS)[number], { key: K }>['schema']
+>;
 
 function isHostAndPort(text: string): boolean {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text);

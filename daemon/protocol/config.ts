@@ -10,7 +10,13 @@
 import { readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { parse, TomlError } from 'smol-toml';
-import { CONFIG_KEYS, CONFIG_SECTIONS, type ConfigKey, type ConfigKeyName } from './config-keys.ts';
+import {
+  CONFIG_KEYS,
+  CONFIG_SECTIONS,
+  type ConfigKey,
+  type ConfigKeyName,
+  type ConfigValue,
+} from './config-keys.ts';
 import { systemErrorCode, WarrenError } from './errors.ts';
 import type { NodeId } from './ids.ts';
 import { nearestWord, printable } from './text.ts';
@@ -134,17 +140,26 @@ function reportUnknownKeys(document: Record<string, unknown>, report: Report): v
   for (const [section, content] of Object.entries(document)) {
     if (!Object.hasOwn(CONFIG_SECTIONS, section)) {
       const isTable = isRecord(content);
-      const candidates = isTable ? Object.keys(CONFIG_SECTIONS) : names.map((name) => name.split('.')[1] ?? '');
+      const candidates = isTable
+        ? Object.keys(CONFIG_SECTIONS)
+        : names.map((name) => name.split('.')[1] ?? '');
       const word = nearestWord(section, candidates);
       const nearest = isTable ? word : names.find((name) => name.endsWith(`.${word}`));
-      report(section, isTable ? 'a known section' : 'a known key in a section', `"${printable(section)}"`, nearest);
+      report(
+        section,
+        isTable ? 'a known section' : 'a known key in a section',
+        `"${printable(section)}"`,
+        nearest,
+      );
     } else if (!isRecord(content)) {
       report(section, `a section [${section}]`, describe(content));
     } else {
       for (const key of Object.keys(content)) {
         if (names.includes(`${section}.${key}`)) continue;
         const elsewhere = names.find((name) => name.endsWith(`.${key}`));
-        const own = names.filter((name) => name.startsWith(`${section}.`)).map((name) => name.split('.')[1] ?? '');
+        const own = names
+          .filter((name) => name.startsWith(`${section}.`))
+          .map((name) => name.split('.')[1] ?? '');
         const near = nearestWord(key, own);
         const nearest = elsewhere ?? (near === undefined ? undefined : `${section}.${near}`);
         report(`${section}.${key}`, 'a known key', `"${printable(key)}"`, nearest);
@@ -180,11 +195,11 @@ function reportContradictions(values: ReadonlyMap<string, unknown>, report: Repo
 }
 
 function toConfig(values: ReadonlyMap<string, unknown>): Config {
-  // Each value passed its own schema; the pairing of name and type is fixed by the tests of every key.
-  const get = <T>(key: ConfigKeyName): T => values.get(key) as T;
+  // Each value is what the schema of its key answered.
+  const get = <K extends ConfigKeyName>(key: K): ConfigValue<K> => values.get(key) as ConfigValue<K>;
   return {
     node: {
-      id: get('node.id'),
+      id: get('node.id') as NodeId,
       role: get('node.role'),
       bind: get('node.bind'),
       dataDirectory: get('node.data_dir'),

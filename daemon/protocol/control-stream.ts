@@ -62,7 +62,8 @@ export class LineReader extends AbstractMessageReader {
       const end = data.indexOf(NEWLINE, start);
       const part = data.subarray(start, end === -1 ? data.length : end);
       this.#bytes += part.length;
-      if (this.#bytes > FRAME_BYTES_MAX) return this.#fail(`a message is longer than ${FRAME_BYTES_MAX} bytes`);
+      if (this.#bytes > FRAME_BYTES_MAX)
+        return this.#fail(`a message is longer than ${FRAME_BYTES_MAX} bytes`);
       this.#parts.push(part);
       if (end === -1) break;
       start = end + 1;
@@ -74,7 +75,10 @@ export class LineReader extends AbstractMessageReader {
       callback(message);
     }
     if (this.#bytes > 0) {
-      this.#timer ??= setTimeout(() => this.#fail(`a message took over ${FRAME_TIMEOUT_MS} ms`), FRAME_TIMEOUT_MS);
+      this.#timer ??= setTimeout(
+        () => this.#fail(`a message took over ${FRAME_TIMEOUT_MS} ms`),
+        FRAME_TIMEOUT_MS,
+      );
     }
   }
 
@@ -104,7 +108,10 @@ export class LineWriter extends AbstractMessageWriter {
   async write(message: Message): Promise<void> {
     if (this.#socket.destroyed) return;
     if (this.#socket.writableLength > SEND_QUEUE_BYTES_MAX) {
-      this.fireError(new Error(`${this.#socket.writableLength} bytes wait for a peer that does not read`), message);
+      this.fireError(
+        new Error(`${this.#socket.writableLength} bytes wait for a peer that does not read`),
+        message,
+      );
       this.#socket.destroy();
       return;
     }
@@ -119,7 +126,8 @@ export class LineWriter extends AbstractMessageWriter {
 function parseMessage(line: string): Message | undefined {
   try {
     const value: unknown = JSON.parse(line);
-    const isMessage = typeof value === 'object' && value !== null && 'jsonrpc' in value && value.jsonrpc === '2.0';
+    const isMessage =
+      typeof value === 'object' && value !== null && 'jsonrpc' in value && value.jsonrpc === '2.0';
     return isMessage ? (value as Message) : undefined;
   } catch {
     return undefined;

@@ -48,13 +48,13 @@ export interface DataDirectoryFormat {
 }
 
 /**
- * Makes `directory` (and its parents) a data directory. It may exist when it is empty or holds only files
- * named in `allowed`. Errors: DATA_DIRECTORY_EXISTS, DATA_DIRECTORY_NOT_EMPTY, DATA_DIRECTORY_READ_ONLY,
+ * Makes `directory` (and its parents) a data directory that also holds `files` (name to text). It may exist
+ * when it is empty or holds only files of those names, which are then left as they are. Errors: DATA_DIRECTORY_EXISTS, DATA_DIRECTORY_NOT_EMPTY, DATA_DIRECTORY_READ_ONLY,
  * DATA_DIRECTORY_PERMISSIONS, DATA_DIRECTORY_FAILED.
  */
 export function createDataDirectory(
   directory: string,
-  options: { nodeId: NodeId; allowed?: readonly string[] },
+  options: { nodeId: NodeId; files?: Readonly<Record<string, string>> },
 ): DataDirectoryFormat {
   return withDirectoryErrors(directory, 'made', () => {
     const made = mkdirSync(directory, { recursive: true, mode: DATA_DIRECTORY_MODE });
@@ -66,7 +66,9 @@ export function createDataDirectory(
         hint: `start it with \`warrend --config ${join(directory, 'config.toml')}\`, or choose another directory`,
       });
     }
-    const allowed = new Set([...(options.allowed ?? []), `${FORMAT_FILE}.new`]);
+    const files = options.files ?? {};
+    // A name with `.new` is what a crash left of an earlier try.
+    const allowed = new Set([FORMAT_FILE, ...Object.keys(files)].flatMap((name) => [name, `${name}.new`]));
     const foreign = present.filter((name) => !allowed.has(name));
     if (foreign.length > 0) {
       throw new WarrenError({
@@ -83,6 +85,9 @@ export function createDataDirectory(
       clusterId: randomUUID(),
       created: new Date().toISOString(),
     };
+    for (const [name, text] of Object.entries(files)) {
+      if (!present.includes(name)) writeDurably(join(directory, name), text);
+    }
     writeDurably(join(directory, FORMAT_FILE), `${JSON.stringify(format, null, 2)}\n`);
     // Each directory that was made is an entry in its parent, which must last too.
     let parent = resolve(directory);
