@@ -6,11 +6,13 @@
  * CONTROL_UNREACHABLE is the one that ends a command with exit code 4.
  */
 
+import { randomUUID } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import {
   CancellationTokenSource,
   ConnectionError,
   createMessageConnection,
+  ErrorCodes,
   type MessageConnection,
   ResponseError,
 } from 'vscode-jsonrpc/node';
@@ -27,7 +29,6 @@ import { systemErrorCode, WarrenError } from '../daemon/protocol/errors.ts';
 
 export const CONNECT_TIMEOUT_MS = 3000;
 export const CALL_TIMEOUT_MS = 60_000;
-const PROGRESS_TOKEN = 'progress';
 
 export interface CallOptions {
   /** Cancels the call at the daemon too. */
@@ -57,8 +58,8 @@ export async function connectControl(options: {
   const connection = createMessageConnection(new LineReader(socket), new LineWriter(socket));
   const lost = new Promise<never>((_, reject) => {
     socket.once('close', () => {
-      connection.dispose();
       reject(unreachableError(path, 'the daemon closed the connection'));
+      connection.dispose();
     });
   });
   // Nobody may be waiting when the connection ends.
@@ -106,21 +107,24 @@ async function call<M extends ControlMethod>(request: {
     : undefined;
   options.signal?.addEventListener('abort', onAbort, { once: true });
   if (options.signal?.aborted === true) onAbort();
+  const progressToken = randomUUID();
   const progress =
     options.onProgress === undefined
       ? undefined
-      : connection.onProgress(progressType, PROGRESS_TOKEN, options.onProgress);
+      : connection.onProgress(progressType, progressToken, options.onProgress);
   const given = (request.params ?? {}) as Record<string, unknown>;
-  const params = progress === undefined ? given : { ...given, progressToken: PROGRESS_TOKEN };
+  const params = progress === undefined ? given : { ...given, progressToken };
   try {
     const answer = connection.sendRequest<unknown>(method, params, cancellation.token);
     answer.catch(() => {});
     const result: unknown = await Promise.race([answer, lost, ended.promise]);
     return checkedResult(method, result);
   } catch (error) {
-    if (error instanceof ResponseError) throw daemonError(method, error);
-    // The connection was disposed under the call: `lost` says why.
+    // The connection was disposed before or under the call: `lost` says why.
     if (error instanceof ConnectionError) return await lost;
+    if (error instanceof ResponseError && error.code === ErrorCodes.PendingResponseRejected)
+      return await lost;
+    if (error instanceof ResponseError) throw daemonError(method, error);
     throw error;
   } finally {
     clearTimeout(timer);

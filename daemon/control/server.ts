@@ -10,7 +10,7 @@
  * there is one. The mode is set by the umask while binding, so that there is no moment with a wider one.
  */
 
-import { chmodSync, chownSync, lstatSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, mkdirSync, readFileSync, rmSync, type Stats } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import {
@@ -206,7 +206,7 @@ async function clearStaleSocket(path: string): Promise<void> {
   if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
     throw socketError(path, `its path is longer than ${SOCKET_PATH_BYTES_MAX} bytes`);
   }
-  const status = lstatSync(path, { throwIfNoEntry: false });
+  const status = lstatIfPossible(path);
   if (status === undefined) return;
   if (!status.isSocket()) throw socketError(path, 'there is a file of another kind');
   const answers = await new Promise<boolean>((resolve) => {
@@ -229,6 +229,15 @@ async function clearStaleSocket(path: string): Promise<void> {
     });
   }
   rmSync(path, { force: true });
+}
+
+/** A path that cannot be looked at cannot be bound either: `listen` reports it. */
+function lstatIfPossible(path: string): Stats | undefined {
+  try {
+    return lstatSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 function listen(server: Server, path: string): Promise<void> {

@@ -16,6 +16,7 @@ import {
   type Message,
   ProgressType,
 } from 'vscode-jsonrpc/node';
+import { z } from 'zod';
 import type { Progress } from './control-api.ts';
 
 /** An fsck answer with FINDINGS_MAX findings stays well below. */
@@ -123,12 +124,42 @@ export class LineWriter extends AbstractMessageWriter {
   }
 }
 
+/**
+ * The shapes that JSON-RPC allows, and no others: vscode-jsonrpc trusts its peer and throws into the socket's
+ * event handler where, for example, the parameters of `$/cancelRequest` are null.
+ */
+const idSchema = z.union([z.string(), z.number()]);
+const paramsSchema = z.union([z.record(z.string(), z.unknown()), z.array(z.unknown())]).optional();
+const messageSchema = z.union([
+  z.strictObject({
+    jsonrpc: z.literal('2.0'),
+    method: z.enum(['$/cancelRequest']),
+    params: z.object({ id: idSchema }),
+  }),
+  z.strictObject({
+    jsonrpc: z.literal('2.0'),
+    method: z.enum(['$/progress']),
+    params: z.object({ token: idSchema, value: z.unknown() }),
+  }),
+  z.strictObject({
+    jsonrpc: z.literal('2.0'),
+    id: idSchema.optional(),
+    // Everything else that starts with `$/` means something to the library and nothing to us.
+    method: z.string().regex(/^(?!\$\/)/),
+    params: paramsSchema,
+  }),
+  z.strictObject({ jsonrpc: z.literal('2.0'), id: idSchema, result: z.unknown() }),
+  z.strictObject({
+    jsonrpc: z.literal('2.0'),
+    id: idSchema,
+    error: z.object({ code: z.number(), message: z.string(), data: z.unknown().optional() }),
+  }),
+]);
+
 function parseMessage(line: string): Message | undefined {
   try {
-    const value: unknown = JSON.parse(line);
-    const isMessage =
-      typeof value === 'object' && value !== null && 'jsonrpc' in value && value.jsonrpc === '2.0';
-    return isMessage ? (value as Message) : undefined;
+    const parsed = messageSchema.safeParse(JSON.parse(line));
+    return parsed.success ? parsed.data : undefined;
   } catch {
     return undefined;
   }
