@@ -195,7 +195,7 @@ function unreachableError(path: string, reason: string, cause?: unknown): Warren
     message: `No daemon answers on ${path}: ${reason}.`,
     hint: isDenied
       ? 'run as root or as a member of the group that owns the socket (`warren`)'
-      : 'start it with `warrend --config FILE`, or name its socket with `--socket PATH`',
+      : 'start `warrend --config FILE`, or name its socket with `--socket`',
     cause,
   });
 }

@@ -10,7 +10,7 @@
  * there is one. The mode is set by the umask while binding, so that there is no moment with a wider one.
  */
 
-import { chmodSync, chownSync, lstatSync, mkdirSync, readFileSync, rmSync, type Stats } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, readFileSync, rmSync, type Stats } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import {
@@ -30,6 +30,7 @@ import {
   WARREN_ERROR_CODE,
 } from '../protocol/control-api.ts';
 import { LineReader, LineWriter, progressType } from '../protocol/control-stream.ts';
+import { makeDirectories } from '../protocol/durable-files.ts';
 import { FsError, systemErrorCode, WarrenError } from '../protocol/errors.ts';
 import type { Log } from '../runtime/log.ts';
 
@@ -246,7 +247,7 @@ function listen(server: Server, path: string): Promise<void> {
       reject(socketError(path, systemErrorCode(error) ?? String(error), error));
     server.once('error', fail);
     try {
-      mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+      makeDirectories(dirname(path), 0o755);
     } catch (error) {
       return fail(error);
     }

@@ -135,7 +135,7 @@ export interface ControlContext {
   /** Aborted when the caller cancels, goes away, or the server closes. */
   readonly signal: AbortSignal;
   /** Tells the caller how far it is; free to call often (the server drops what is too much). */
-  progress(progress: Progress): void;
+  readonly progress: (progress: Progress) => void;
 }
 
 export type ControlHandlers = {

@@ -9,19 +9,10 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { z } from 'zod';
+import { makeDirectories, writeDurably } from './durable-files.ts';
 import { systemErrorCode, WarrenError } from './errors.ts';
 import type { NodeId } from './ids.ts';
 
@@ -57,7 +48,7 @@ export function createDataDirectory(
   options: { nodeId: NodeId; files?: Readonly<Record<string, string>> },
 ): DataDirectoryFormat {
   return withDirectoryErrors(directory, 'made', () => {
-    const made = mkdirSync(directory, { recursive: true, mode: DATA_DIRECTORY_MODE });
+    const isNew = makeDirectories(directory, DATA_DIRECTORY_MODE);
     const present = readdirSync(directory);
     if (present.includes(FORMAT_FILE)) {
       throw new WarrenError({
@@ -77,7 +68,7 @@ export function createDataDirectory(
         hint: 'choose a new or empty directory',
       });
     }
-    if (made === undefined) assertPrivate(directory);
+    if (!isNew) assertPrivate(directory);
     const format: DataDirectoryFormat = {
       format: 'warren-data',
       version: DATA_FORMAT_VERSION,
@@ -89,13 +80,6 @@ export function createDataDirectory(
       if (!present.includes(name)) writeDurably(join(directory, name), text);
     }
     writeDurably(join(directory, FORMAT_FILE), `${JSON.stringify(format, null, 2)}\n`);
-    // Each directory that was made is an entry in its parent, which must last too.
-    let parent = resolve(directory);
-    const top = made === undefined ? parent : dirname(resolve(made));
-    while (parent !== top && parent !== '/') {
-      parent = dirname(parent);
-      syncDirectory(parent);
-    }
     return format;
   });
 }
@@ -149,20 +133,6 @@ export function assertPrivate(directory: string): void {
     message: `${directory} has mode ${mode.toString(8).padStart(4, '0')} and owner ${status.uid}; it must be 0700 and owned by user ${uid}, who runs Warren.`,
     hint: `chown ${uid} ${directory} && chmod 700 ${directory}`,
   });
-}
-
-/** Writes a file so that after a power cut it is either absent (or old) or whole. */
-export function writeDurably(file: string, text: string, mode = 0o600): void {
-  const temporary = `${file}.new`;
-  const descriptor = openSync(temporary, 'w', mode);
-  try {
-    writeFileSync(descriptor, text);
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
-  renameSync(temporary, file);
-  syncDirectory(dirname(file));
 }
 
 /** Turns the disk's answers into sentences. `verb` completes "cannot be …". */
@@ -220,14 +190,5 @@ function parseJson(text: string): unknown {
     return JSON.parse(text);
   } catch {
     return undefined;
-  }
-}
-
-function syncDirectory(directory: string): void {
-  const descriptor = openSync(directory, 'r');
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
   }
 }

@@ -16,8 +16,8 @@ import {
   createDataDirectory,
   readDataDirectoryFormat,
   withDirectoryErrors,
-  writeDurably,
 } from './data-directory-format.ts';
+import { makeDirectories, writeDurably } from './durable-files.ts';
 import { systemErrorCode, WarrenError } from './errors.ts';
 import type { NodeId } from './ids.ts';
 
@@ -61,7 +61,7 @@ export function prepareHere(directory: string): { config: Config; configFile: st
   const configFile = join(root, CONFIG_FILE);
   const mountPath = join(root, 'mnt');
   const nodeId = defaultNodeId();
-  withDirectoryErrors(root, 'made', () => mkdirSync(root, { recursive: true, mode: 0o755 }));
+  withDirectoryErrors(root, 'made', () => makeDirectories(root, 0o755));
   const isNew = !existsSync(configFile);
   if (isNew) {
     // The node's data may be older than a lost configuration: its name is what the data says.

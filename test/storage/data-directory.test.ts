@@ -1,7 +1,7 @@
 /** Data directories: made, opened, locked between processes, refused where they must be. */
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -35,6 +35,7 @@ afterEach(() => rmSync(root, { recursive: true, force: true }));
 test('a new directory is private, whole, and opens with its node id', () => {
   const made = createDataDirectory(directory, { nodeId });
   assert.equal(statSync(directory).mode & 0o7777, 0o700);
+  assert.equal(statSync(join(root, 'deep')).mode & 0o7777, 0o755 & ~process.umask());
   const opened = openDataDirectory(directory, { nodeId });
   assert.deepEqual(opened.format, made);
   assert.match(made.clusterId, /^[0-9a-f-]{36}$/);
@@ -101,6 +102,20 @@ test('wrong permissions are refused with the command that puts them right', () =
       code: 'DATA_DIRECTORY_PERMISSIONS',
       message: /owner 12345/,
     });
+  }
+});
+
+test('a read-only disk is named as such, for opening and for making', (context) => {
+  if (process.getuid?.() !== 0) return context.skip('mounting needs root');
+  createDataDirectory(directory, { nodeId });
+  execFileSync('mount', ['--bind', root, root]);
+  try {
+    execFileSync('mount', ['-o', 'remount,bind,ro', root]);
+    assert.throws(() => openDataDirectory(directory), { code: 'DATA_DIRECTORY_READ_ONLY', hint: /dmesg/ });
+    const other = join(root, 'other');
+    assert.throws(() => createDataDirectory(other, { nodeId }), { code: 'DATA_DIRECTORY_READ_ONLY' });
+  } finally {
+    execFileSync('umount', [root]);
   }
 });
 
