@@ -10,9 +10,7 @@
  * there is one. The mode is set by the umask while binding, so that there is no moment with a wider one.
  */
 
-import { chmodSync, chownSync, lstatSync, readFileSync, rmSync, type Stats } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
-import { dirname } from 'node:path';
+import { createServer, type Socket } from 'node:net';
 import {
   type CancellationToken,
   createMessageConnection,
@@ -20,7 +18,6 @@ import {
   type MessageConnection,
   ResponseError,
 } from 'vscode-jsonrpc/node';
-import { SOCKET_PATH_BYTES_MAX } from '../protocol/config-keys.ts';
 import {
   CONTROL_METHODS,
   type ControlContext,
@@ -30,17 +27,17 @@ import {
   WARREN_ERROR_CODE,
 } from '../protocol/control-api.ts';
 import { LineReader, LineWriter, progressType } from '../protocol/control-stream.ts';
-import { makeDirectories } from '../protocol/durable-files.ts';
-import { FsError, systemErrorCode, WarrenError } from '../protocol/errors.ts';
+import { FsError, WarrenError } from '../protocol/errors.ts';
 import type { Log } from '../runtime/log.ts';
+import { clearStaleSocket, listenOnSocket, openToGroup } from './socket-file.ts';
 
 export const CONNECTIONS_MAX = 64;
 export const REQUESTS_PER_CONNECTION_MAX = 16;
 /** Progress of one request is sent at most this often. */
 export const PROGRESS_INTERVAL_MS = 100;
-const SOCKET_MODE = 0o660;
 const SOCKET_GROUP = 'warren';
-const PROBE_TIMEOUT_MS = 1000;
+/** How long a client may take to read its last answers when the server closes. */
+const CLOSE_TIMEOUT_MS = 1000;
 
 export interface ControlServer {
   readonly socketPath: string;
@@ -52,6 +49,8 @@ export interface ControlServerOptions {
   readonly socketPath: string;
   readonly handlers: ControlHandlers;
   readonly log: Log;
+  /** Group that may connect beside the daemon's user; default `warren`, ignored where there is none. */
+  readonly group?: string;
 }
 
 /** Listens. Errors: CONTROL_SOCKET_IN_USE, CONTROL_SOCKET_FAILED. */
@@ -68,12 +67,12 @@ export async function startControlServer(options: ControlServerOptions): Promise
   server.on('drop', () =>
     log.warn('control channel is full, a client was refused', { connections: CONNECTIONS_MAX }),
   );
-  await listen(server, socketPath);
+  await listenOnSocket(server, socketPath);
   // A failed accept (out of descriptors) is one client's loss.
   server.on('error', (error) =>
     log.warn('control channel could not accept a client', { reason: error.message }),
   );
-  openToGroup(socketPath, log);
+  openToGroup(socketPath, options.group ?? SOCKET_GROUP, log);
   log.debug('control channel listens', { socket: socketPath });
   return {
     socketPath,
@@ -83,7 +82,7 @@ export async function startControlServer(options: ControlServerOptions): Promise
         // What was answered (to `shutdown` above all) still goes out; who does not read it is dropped.
         for (const client of clients) {
           client.end();
-          setTimeout(() => client.destroy(), PROBE_TIMEOUT_MS).unref();
+          setTimeout(() => client.destroy(), CLOSE_TIMEOUT_MS).unref();
         }
       }),
   };
@@ -200,101 +199,4 @@ function errorAnswer(method: string, error: unknown, log: Log): ResponseError<un
 
 function isControlMethod(method: string): method is ControlMethod {
   return Object.hasOwn(CONTROL_METHODS, method);
-}
-
-/** Removes a socket file that nobody answers on. */
-async function clearStaleSocket(path: string): Promise<void> {
-  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
-    throw socketError(path, `its path is longer than ${SOCKET_PATH_BYTES_MAX} bytes`);
-  }
-  const status = lstatIfPossible(path);
-  if (status === undefined) return;
-  if (!status.isSocket()) throw socketError(path, 'there is a file of another kind');
-  const answers = await new Promise<boolean>((resolve) => {
-    const probe = connect(path);
-    const done = (result: boolean): void => {
-      clearTimeout(timer);
-      probe.destroy();
-      resolve(result);
-    };
-    // A full queue of waiting connections (EAGAIN) and a hung daemon are still a living owner.
-    const timer = setTimeout(() => done(true), PROBE_TIMEOUT_MS);
-    probe.once('connect', () => done(true));
-    probe.once('error', (error) => done(!['ECONNREFUSED', 'ENOENT'].includes(systemErrorCode(error) ?? '')));
-  });
-  if (answers) {
-    throw new WarrenError({
-      code: 'CONTROL_SOCKET_IN_USE',
-      message: `Another warrend answers on ${path}.`,
-      hint: 'stop it, or give this daemon a socket of its own in section [control]',
-    });
-  }
-  rmSync(path, { force: true });
-}
-
-/** A path that cannot be looked at cannot be bound either: `listen` reports it. */
-function lstatIfPossible(path: string): Stats | undefined {
-  try {
-    return lstatSync(path);
-  } catch {
-    return undefined;
-  }
-}
-
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const fail = (error: unknown): void =>
-      reject(socketError(path, systemErrorCode(error) ?? String(error), error));
-    server.once('error', fail);
-    try {
-      makeDirectories(dirname(path), 0o755);
-    } catch (error) {
-      return fail(error);
-    }
-    // Node.js binds a Unix socket within the call, so the umask is narrow for nobody else.
-    const umask = process.umask(0o777 & ~SOCKET_MODE);
-    try {
-      server.listen(path, () => {
-        server.off('error', fail);
-        resolve();
-      });
-    } finally {
-      process.umask(umask);
-    }
-  });
-}
-
-function openToGroup(path: string, log: Log): void {
-  chmodSync(path, SOCKET_MODE);
-  const gid = groupNumber(SOCKET_GROUP);
-  if (gid === undefined) return;
-  try {
-    chownSync(path, -1, gid);
-  } catch (error) {
-    if (systemErrorCode(error) !== 'EPERM') throw error;
-    log.warn(`the control socket stays with this user: not a member of group ${SOCKET_GROUP}`, {
-      socket: path,
-    });
-  }
-}
-
-function groupNumber(name: string): number | undefined {
-  try {
-    const line = readFileSync('/etc/group', 'utf8')
-      .split('\n')
-      .find((line) => line.startsWith(`${name}:`));
-    const gid = Number.parseInt(line?.split(':')[2] ?? '', 10);
-    return Number.isNaN(gid) ? undefined : gid;
-  } catch {
-    return undefined;
-  }
-}
-
-function socketError(path: string, reason: string, cause?: unknown): WarrenError {
-  return new WarrenError({
-    code: 'CONTROL_SOCKET_FAILED',
-    message: `The control socket ${path} cannot be made: ${reason}.`,
-    hint: 'name another one in section [control], key socket, in a directory that this user may write',
-    cause,
-  });
 }

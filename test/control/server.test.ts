@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -47,6 +47,23 @@ test('the socket belongs to owner and group only, and goes with the server', asy
   assert.equal(statSync(fixture.socketPath).mode & 0o777, 0o660);
   await fixture[Symbol.asyncDispose]();
   assert.ok(!existsSync(fixture.socketPath));
+});
+
+test('the socket is given to the group where there is one', async () => {
+  await using fixture = await startFixture();
+  const log = collectLog([]);
+  const socketPath = join(fixture.directory, 'group.sock');
+  const own = readFileSync('/etc/group', 'utf8')
+    .split('\n')
+    // As root any group will do, so take one that is not the process's own.
+    .map((line) => ({ name: line.split(':')[0] ?? '', gid: Number(line.split(':')[2]) }))
+    .find(({ gid }) => (process.getuid?.() === 0 ? gid > 0 : gid === process.getgid?.()));
+  const server = await startControlServer({ socketPath, handlers, log, group: own!.name });
+  assert.equal(statSync(socketPath).gid, own!.gid);
+  await server.close();
+  const without = await startControlServer({ socketPath, handlers, log, group: 'no-such-group' });
+  assert.equal(statSync(socketPath).gid, process.getgid?.());
+  await without.close();
 });
 
 test('a handler that throws is an answer, not an accident', async () => {
