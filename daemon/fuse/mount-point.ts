@@ -9,6 +9,7 @@
 
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { opendir, realpath, stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { systemErrorCode, WarrenError } from '../protocol/errors.ts';
 import type { Log } from '../runtime/log.ts';
 import { findMount } from './mount-table.ts';
@@ -43,12 +44,12 @@ export async function prepareMountPoint(path: string, log: Log): Promise<string>
 }
 
 async function resolveMountPoint(path: string): Promise<string> {
+  // realpath looks at a mount's root, which a dead mount refuses and a hanging one never answers.
+  if ((await findMount(resolve(path))) !== undefined) return resolve(path);
   try {
     return await realpath(path);
   } catch (error) {
     const code = systemErrorCode(error);
-    // realpath looks at the mount's root, which a dead mount refuses; its path is as it was mounted.
-    if (code === 'ENOTCONN' && (await findMount(path)) !== undefined) return path;
     if (code === 'ENOENT' || code === 'ENOTDIR') {
       throw new WarrenError({
         code: 'MOUNT_POINT_MISSING',

@@ -253,6 +253,27 @@ describe('one mount', () => {
     assert.ok(performance.now() - begin < 1000);
   });
 
+  it('lets cat and dd die at once that wait for data', async () => {
+    const cases = [
+      ['read', `exec cat ${at('slow-data')}`],
+      ['read', `exec dd if=${at('slow-data')} iflag=direct`],
+      ['write', `exec dd if=/dev/zero of=${at('endless')} bs=1M`],
+    ] as const;
+    fs.writeFileSync(at('slow-data'), 'x'.repeat(8192));
+    for (const [what, command] of cases) {
+      await daemon.ask(`hang ${what}`);
+      fs.writeFileSync('/proc/sys/vm/drop_caches', '1');
+      const program = spawn('sh', ['-c', command], { stdio: 'ignore' });
+      await waitsInKernel(program.pid!, /request_wait_answer|folio_wait/);
+      const begin = performance.now();
+      // dd handles SIGINT, and a handled signal does not end a read on any local file system.
+      program.kill('SIGKILL');
+      await once(program, 'exit');
+      assert.ok(performance.now() - begin < 1000, command);
+      await daemon.ask(`resume ${what}`);
+    }
+  });
+
   it('does not show a handled signal to a program that stats, yet lets it be killed later', async () => {
     await daemon.ask('hang signalled');
     const script = join(import.meta.dirname, 'syscalls.py');
@@ -428,10 +449,9 @@ async function hold(path: string): Promise<AsyncDisposable & { end(): Promise<st
 }
 
 /** Until the process sleeps in a request of the mount. */
-async function waitsInKernel(pid: number): Promise<void> {
+async function waitsInKernel(pid: number, where = /request_wait_answer/): Promise<void> {
   for (let round = 0; round < 500; round++) {
-    const where = fs.readFileSync(`/proc/${pid}/stack`, 'utf8');
-    if (where.includes('request_wait_answer')) return;
+    if (where.test(fs.readFileSync(`/proc/${pid}/stack`, 'utf8'))) return;
     await sleep(10);
   }
   throw new Error(`process ${pid} does not wait for an answer`);

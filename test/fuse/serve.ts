@@ -1,13 +1,13 @@
 /**
  * The daemon's side of a driver test, in a process of its own: a process must never touch a mount that it serves.
  * `node serve.ts PATH [PATH2]` mounts one memory file system on each path, says `ready`, and obeys lines on
- * standard input: `unmount`, `force`, `hang NAME`, `calls`, `quit`, … Answers are one JSON line each.
+ * standard input: `unmount`, `force`, `hang NAME`, `resume NAME`, `calls`, `quit`, … Answers are one JSON line each.
  */
 
 import { createInterface } from 'node:readline';
 import type { Mount } from '../../daemon/fuse/driver.ts';
 import { mountKernel } from '../../daemon/fuse/kernel/mount.ts';
-import { WarrenError } from '../../daemon/protocol/errors.ts';
+import { FsError, WarrenError } from '../../daemon/protocol/errors.ts';
 import type { MountId } from '../../daemon/protocol/ids.ts';
 import { openLog } from '../../daemon/runtime/log.ts';
 import { createMemoryFileSystem } from './memory-filesystem.ts';
@@ -15,7 +15,8 @@ import { createMemoryFileSystem } from './memory-filesystem.ts';
 const log = openLog({ format: 'text', level: 'warn' });
 const memory = createMemoryFileSystem();
 const hanging = new Set<string>();
-/** A lookup of a hanging name, and a read of a file made under it, never answer. */
+/** A lookup of a hanging name never answers; `hang read` waits for `resume`, `hang write` for an interrupt. */
+let resumed: (() => void)[] = [];
 const never = new Promise<never>(() => undefined);
 const filesystem: typeof memory = {
   ...memory,
@@ -24,10 +25,16 @@ const filesystem: typeof memory = {
     if (text.startsWith('defect')) throw new TypeError('a defect in the file system');
     return hanging.has(text) ? never : memory.lookup(parent, name);
   },
+  read(caller, inode, offset, target) {
+    if (!hanging.has('read')) return memory.read(caller, inode, offset, target);
+    return new Promise((resolve) => {
+      resumed.push(() => resolve(memory.read(caller, inode, offset, target)));
+    });
+  },
   write(caller, inode, offset, data, options) {
     if (!hanging.has('write')) return memory.write(caller, inode, offset, data, options);
     return new Promise((_, reject) => {
-      caller.signal?.addEventListener('abort', () => reject(caller.signal?.reason as Error));
+      caller.signal?.addEventListener('abort', () => reject(new FsError('EINTR')));
     });
   },
 };
@@ -64,6 +71,11 @@ for await (const line of createInterface({ input: process.stdin })) {
       answer({ unmounted: true });
     } else if (command === 'hang') {
       hanging.add(argument);
+      answer({ hanging: argument });
+    } else if (command === 'resume') {
+      hanging.delete(argument);
+      for (const resume of resumed) resume();
+      resumed = [];
       answer({ hanging: argument });
     } else if (command === 'calls')
       answer({ calls: Object.fromEntries(memory.calls), forgotten: memory.forgotten.size });

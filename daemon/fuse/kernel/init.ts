@@ -20,6 +20,10 @@ const BACKGROUND_REQUESTS_MAX = 64;
 const CONGESTION_REQUESTS = 48;
 const READAHEAD_BYTES_MAX = 16 * 1024 * 1024;
 
+/**
+ * Left out on purpose: ASYNC_DIO, with which a program in a direct read waits uninterruptibly and cannot be killed
+ * while the answer is out; WRITEBACK_CACHE, with which close would no longer mean that the daemon has the data.
+ */
 const WANTED =
   INIT.ASYNC_READ |
   INIT.POSIX_LOCKS |
@@ -29,7 +33,6 @@ const WANTED =
   INIT.FLOCK_LOCKS |
   INIT.DO_READDIRPLUS |
   INIT.READDIRPLUS_AUTO |
-  INIT.ASYNC_DIO |
   INIT.PARALLEL_DIROPS |
   INIT.POSIX_ACL |
   INIT.MAX_PAGES |
