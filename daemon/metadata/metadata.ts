@@ -97,6 +97,8 @@ export interface MetadataOptions {
   readonly directory: string;
   /** Make the database when it is not there; otherwise METADATA_MISSING. */
   readonly create: boolean;
+  /** Go on without a log that is gone (`fsck --repair`). Default false. */
+  readonly salvage?: boolean;
   readonly log: Log;
 }
 
@@ -137,7 +139,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
 
   /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
   function recover(): void {
-    if (version > 0 && !hasLog(logDirectory)) {
+    if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
       database.close();
       throw new WarrenError({
         code: 'LOG_MISSING',

@@ -39,6 +39,8 @@ export interface MetadataReads {
   unreferencedChunks(limit: number): { hash: ChunkHash; bytes: number }[];
   hasChunk(hash: ChunkHash): boolean;
   countExtents(inode: Inode, start: number, end: number): number;
+  /** How many chunks there are and what they add up to; a scan. */
+  chunkTotals(): { chunks: number; bytes: number };
 }
 
 export function metadataReads(database: DatabaseSync): MetadataReads {
@@ -73,6 +75,7 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
     database,
     'SELECT count(*) FROM extent WHERE inode = ? AND offset >= ? AND offset < ?',
   );
+  const chunkTotals = query(database, 'SELECT count(*), coalesce(sum(bytes), 0) FROM chunk WHERE refs > 0');
 
   return {
     inode(number) {
@@ -105,5 +108,9 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
         .map((row) => ({ hash: hashFromBytes(row[0] as Uint8Array), bytes: row[1] as number })),
     hasChunk: (hash) => chunkByHash.get(hashToBytes(hash)) !== undefined,
     countExtents: (number, start, end) => countExtents.get(number, start, end)?.[0] as number,
+    chunkTotals() {
+      const row = chunkTotals.get();
+      return { chunks: (row?.[0] as number | undefined) ?? 0, bytes: (row?.[1] as number | undefined) ?? 0 };
+    },
   };
 }
