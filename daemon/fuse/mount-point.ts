@@ -7,7 +7,7 @@
  * daemon hangs blocks whoever touches it.
  */
 
-import { closeSync, existsSync, openSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import { opendir, realpath, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { systemErrorCode, WarrenError } from '../protocol/errors.ts';
@@ -123,7 +123,7 @@ export function requireRoot(): void {
 /** Opens the kernel's FUSE device and answers the descriptor. `device` is a parameter for the tests. */
 export function openFuseDevice(device = '/dev/fuse'): number {
   try {
-    return openSync(device, 'r+');
+    return openSync(device, constants.O_RDWR | constants.O_NONBLOCK);
   } catch (error) {
     const code = systemErrorCode(error);
     if (code === 'ENODEV' || code === 'ENXIO') {

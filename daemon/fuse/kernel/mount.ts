@@ -1,32 +1,29 @@
 /**
  * The `kernel` driver: a mount that speaks the kernel's FUSE protocol itself.
  *
- *   /dev/fuse -> reader thread -> ring -> main thread: dispatch -> FileSystem -> reply -> /dev/fuse
+ *   /dev/fuse -> reader (event loop) -> dispatch -> FileSystem -> reply -> /dev/fuse
  *
  * The mount is made by mount(8) with the descriptor inherited as 3. The main thread never makes a blocking
  * call on the mount (it would wait for itself). The mount lives until the kernel says ENODEV to the reader:
  * after an unmount, by whomever, or an abort.
  *
- * A thread that blocks in the kernel cannot be ended from outside, so a process that leaves through
- * `process.exit` with a live mount aborts it on its way out. Unmounting first is the orderly way.
+ * A process that leaves through `process.exit` with a live mount aborts it on its way out, so that no program
+ * hangs on it. Unmounting first is the orderly way.
  */
 
-import { closeSync, existsSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { Worker } from 'node:worker_threads';
 import { WarrenError } from '../../protocol/errors.ts';
-import { workerUrl } from '../../runtime/worker-url.ts';
 import type { Mount, MountOptions } from '../driver.ts';
 import { MOUNT_SOURCE, openFuseDevice, prepareMountPoint, requireRoot } from '../mount-point.ts';
 import { findMount } from '../mount-table.ts';
 import { runCommand } from '../run-command.ts';
-import { startConsumer } from './consumer.ts';
 import { dispatch } from './dispatch.ts';
 import { KERNEL_MINOR_MIN, negotiate, type Negotiated } from './init.ts';
 import { createInterrupts } from './interrupts.ts';
 import { startNotifier } from './notifier.ts';
 import { PROTOCOL_MAJOR, TRANSFER_BYTES_MAX } from './protocol.ts';
-import { createRing, STOP } from './ring.ts';
+import { startReader } from './reader.ts';
 import { createSession, type Session } from './session.ts';
 import { abandon, unmount } from './unmount.ts';
 
@@ -84,7 +81,6 @@ interface Running {
 
 /** Starts the threads and wires them to the file system, until the mount is gone. */
 function run(session: Session): Running {
-  const ring = createRing();
   const started = Promise.withResolvers<Negotiated>();
   const closed = Promise.withResolvers<void>();
   let kernelMinor = 0;
@@ -99,24 +95,14 @@ function run(session: Session): Running {
     },
     interrupt: (words: Uint32Array) => interrupts.interrupt(words),
   };
-  const stopConsumer = startConsumer(ring, (words, bytes) => dispatch(session, control, words, bytes));
-  const reader = new Worker(workerUrl(import.meta.url, './reader-worker'), {
-    workerData: { ...ring, descriptor: session.descriptor },
-  });
-  reader.on('error', (error: Error) =>
-    session.log.error('the FUSE reader thread failed', { error: error.message }),
-  );
-  reader.on('exit', () => void end());
+  const reader = startReader(session.descriptor, (words, bytes) => dispatch(session, control, words, bytes));
 
   const end = async (): Promise<void> => {
     started.resolve({ kernelMinor, accepted: false });
-    stopConsumer();
     interrupts.stop();
     for (const request of session.pending.values()) request.interrupt();
     await notifier.stop();
-    const { descriptor } = session;
     session.descriptor = -1;
-    closeSync(descriptor);
     try {
       await session.filesystem.dropMount(session.mount);
     } catch (error) {
@@ -124,16 +110,13 @@ function run(session: Session): Running {
     }
     closed.resolve();
   };
+  void reader.closed.then(end);
 
   return {
     negotiated: started.promise,
     closed: closed.promise,
     drained: () => notifier.drained(),
-    stop() {
-      const words = new Int32Array(ring.control);
-      Atomics.store(words, STOP, 1);
-      Atomics.notify(words, STOP);
-    },
+    stop: () => reader.stop(),
   };
 }
 
