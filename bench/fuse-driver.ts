@@ -1,6 +1,6 @@
 /**
  * What the kernel FUSE driver alone can do: a mount of a file system in memory, measured from a process beside
- * it. `node bench/fuse-driver.ts` prints one line a figure. The numbers move by up to 2x between runs; compare
+ * it. `node bench/fuse-driver.ts` prints one line a figure (rates: median of five rounds). The numbers move by up to 2x between runs; compare
  * only ratios of one run.
  *
  * With `--serve PATH` it is the daemon's side, which the measuring side starts (with `--cpu-prof` when given
@@ -18,6 +18,7 @@ import type { MountId } from '../daemon/protocol/ids.ts';
 import { openLog } from '../daemon/runtime/log.ts';
 import { createMemoryFileSystem } from '../test/fuse/memory-filesystem.ts';
 
+const ROUNDS = 5;
 const FILE_BYTES = 512 * 1024 * 1024;
 const { values } = parseArgs({
   options: { serve: { type: 'string' }, measure: { type: 'string' }, profile: { type: 'string' } },
@@ -55,12 +56,12 @@ async function serve(path: string): Promise<void> {
 }
 
 function measure(path: string): void {
-  rate('lookups of unknown names', 40_000, (index) => {
+  rate('lookups of unknown names', 10_000, (index) => {
     fs.statSync(join(path, `unknown${index}`), { throwIfNoEntry: false });
   });
-  rate('create and close', 10_000, (index) => fs.closeSync(fs.openSync(join(path, `file${index}`), 'w')));
-  rate('open and close', 10_000, (index) => fs.closeSync(fs.openSync(join(path, `file${index}`), 'r')));
-  rate('unlink', 10_000, (index) => fs.unlinkSync(join(path, `file${index}`)));
+  rate('create and close', 4_000, (index) => fs.closeSync(fs.openSync(join(path, `file${index}`), 'w')));
+  rate('open and close', 4_000, (index) => fs.closeSync(fs.openSync(join(path, `file${index}`), 'r')));
+  rate('unlink', 4_000, (index) => fs.unlinkSync(join(path, `file${index}`)));
   const name = join(path, 'large');
   const block = Buffer.alloc(1024 * 1024, 7);
   // The first pass pays for memory that was never touched, in the kernel and here; the second shows the driver.
@@ -75,7 +76,7 @@ function measure(path: string): void {
   throughput('sequential read, page cache', () => readAll(name, block));
   const file = fs.openSync(name, fs.constants.O_RDONLY | fs.constants.O_DIRECT);
   const page = Buffer.alloc(4096);
-  rate('4 KiB reads, uncached', 40_000, (index) => {
+  rate('4 KiB reads, uncached', 10_000, (index) => {
     fs.readSync(file, page, 0, 4096, ((index * 7919) % (FILE_BYTES / 4096)) * 4096);
   });
   fs.closeSync(file);
@@ -92,10 +93,14 @@ function dropCaches(): void {
   fs.writeFileSync('/proc/sys/vm/drop_caches', '1');
 }
 
+/** Median of the rounds, each with indices of its own; the first rounds also warm the compiler. */
 function rate(what: string, count: number, operation: (index: number) => void): void {
-  const begin = performance.now();
-  for (let index = 0; index < count; index++) operation(index);
-  print(what, `${Math.round((count / (performance.now() - begin)) * 1000)} /s`);
+  const rates = Array.from({ length: ROUNDS }, (_, round) => {
+    const begin = performance.now();
+    for (let index = round * count; index < (round + 1) * count; index++) operation(index);
+    return (count / (performance.now() - begin)) * 1000;
+  });
+  print(what, `${Math.round(rates.sort((a, b) => a - b)[ROUNDS >> 1] ?? 0)} /s`);
 }
 
 function throughput(what: string, operation: () => void): void {
