@@ -29,7 +29,7 @@ export async function openScenarios(): Promise<Scenario> {
     test(name, { timeout: SCENARIO_TIMEOUT_MS }, async () => {
       const root = mkdtempSync(join(target.directory, 'scenario-'));
       chmodSync(root, 0o777);
-      const at: Place = Object.assign((leaf: string) => join(root, leaf), { root });
+      const at: Place = Object.assign((leaf: string) => `${root}/${leaf}`, { root });
       try {
         await body(at);
       } finally {
@@ -53,14 +53,8 @@ export function mode(path: Path): number {
 }
 
 const CLOCK_WAIT_LIMIT_MS = 1000;
-/** Waits until the file system's clock has moved on: a file touched now is younger than `before`. */
-export function untilLater(before: bigint, probe: () => bigint): void {
-  const limit = performance.now() + CLOCK_WAIT_LIMIT_MS;
-  while (probe() <= before) if (performance.now() > limit) assert.fail('the clock of the file system stands still');
-}
-
-/** Asserts which of the times `action` moves on. */
-export function expectTimes(path: string, moved: { mtime: boolean; ctime: boolean }, action: () => unknown): void {
+/** Asserts which of the times `action` moves on; `then` is the object's path afterwards. */
+export function expectTimes(path: string, moved: { mtime: boolean; ctime: boolean }, action: () => unknown, then = path): void {
   const before = stat(path);
   const young = before.ctimeNs > before.mtimeNs ? before.ctimeNs : before.mtimeNs;
   const limit = performance.now() + CLOCK_WAIT_LIMIT_MS;
@@ -68,7 +62,7 @@ export function expectTimes(path: string, moved: { mtime: boolean; ctime: boolea
   const coarseNs = 12_000_000n;
   while (BigInt(Date.now()) * 1_000_000n < young + coarseNs) if (performance.now() > limit) break;
   action();
-  const later = stat(path);
+  const later = stat(then);
   assert.equal(later.mtimeNs > before.mtimeNs, moved.mtime, `mtime of ${path} moved`);
   assert.equal(later.ctimeNs > before.ctimeNs, moved.ctime, `ctime of ${path} moved`);
 }
