@@ -86,6 +86,7 @@ const raw = {
   msync: bind('int msync(uintptr_t address, size_t length, int flags)'),
   munmap: bind('int munmap(uintptr_t address, size_t length)'),
   mmap: library.func('uintptr_t mmap(uintptr_t at, size_t length, int protect, int flags, int fd, int64 offset)'),
+  fsync: bind('int fsync(int fd)'),
   syncfs: bind('int syncfs(int fd)'),
   access: bind('int access(const void* path, int mode)'),
   eaccess: bind('int eaccess(const void* path, int mode)'),
@@ -149,6 +150,7 @@ export const pwrite = (fd: number, data: Buffer, offset: number): number =>
 export const read = (fd: number, data: Buffer): number => raw.read(fd, data, data.length);
 export const write = (fd: number, data: Buffer): number => raw.write(fd, data, data.length);
 export const flock = (fd: number, operation: number): number => raw.flock(fd, operation);
+export const syncFile = (fd: number): number => raw.fsync(fd);
 export const syncfs = (fd: number): number => raw.syncfs(fd);
 export const access = (path: Path, mode: number): number => raw.access(c(path), mode);
 /** As `access`, with the effective user. */

@@ -43,6 +43,8 @@ export interface Daemon extends AsyncDisposable {
   stop(): Promise<void>;
   /** SIGKILL: the mount stays behind, stale. */
   kill(): Promise<void>;
+  /** Takes a stale mount away, so that the disk below can be unmounted. */
+  detach(): void;
   /** Starts it again over the same folder (after `stop` or `kill`). */
   restart(): Promise<void>;
   /** `warrend fsck -d DIR --data --json`: throws unless it is clean. The daemon must not run. */
@@ -102,6 +104,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
       child.kill('SIGKILL');
       await endOf(child, STOP_TIMEOUT_MS);
     },
+    detach: () => void spawnSync('umount', ['-l', mount]),
     restart: start,
     fsck() {
       const result = spawnSync(NODE, [DAEMON_MAIN, 'fsck', '-d', directory, '--data', '--json'], {
