@@ -20,7 +20,8 @@ const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
   { name: 'tidy', pattern: 'test/tidy.test.ts', fast: true },
   {
     name: 'unit',
-    pattern: 'test/{protocol,runtime,metadata,chunks,filesystem,control,console,configuration,bench}/**/*.test.ts',
+    pattern:
+      'test/{protocol,runtime,metadata,chunks,filesystem,control,console,configuration,bench}/**/*.test.ts',
     fast: true,
   },
   { name: 'fuse', pattern: 'test/fuse/**/*.test.ts', fast: true },
@@ -38,7 +39,9 @@ const { values, positionals } = parseArgs({
 const unknown = positionals.filter((name) => !GROUPS.some((group) => group.name === name));
 if (values.help === true || unknown.length > 0 || (!values.fast && !values.all && positionals.length === 0)) {
   if (unknown.length > 0) process.stderr.write(`no group named ${unknown.join(', ')}\n`);
-  process.stderr.write(`usage: run.ts --fast | --all | GROUP...  (${GROUPS.map((group) => group.name).join(', ')})\n`);
+  process.stderr.write(
+    `usage: run.ts --fast | --all | GROUP...  (${GROUPS.map((group) => group.name).join(', ')})\n`,
+  );
   process.exit(2);
 }
 

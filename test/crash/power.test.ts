@@ -21,7 +21,9 @@ const DISK_MEGABYTES = 700;
 const TIMEOUT_MS = 180_000;
 
 for (const type of ['ext4', 'xfs'] as const) {
-  test(`a power cut on ${type} drops what was not synced and keeps what was`, { timeout: TIMEOUT_MS }, async () => {
+  test(`a power cut on ${type} drops what was not synced and keeps what was`, {
+    timeout: TIMEOUT_MS,
+  }, async () => {
     using disk = openLoopDisk(type, DISK_MEGABYTES);
     const journals = mkdtempSync(join(tmpdir(), 'warren-journal-'));
     try {
@@ -35,7 +37,10 @@ for (const type of ['ext4', 'xfs'] as const) {
       await load.ended();
       disk.remount();
       const unsynced = join(disk.directory, 'unsynced');
-      assert.ok(!existsSync(unsynced) || readFileSync(unsynced, 'utf8') === '', 'the cut must drop unsynced bytes');
+      assert.ok(
+        !existsSync(unsynced) || readFileSync(unsynced, 'utf8') === '',
+        'the cut must drop unsynced bytes',
+      );
       assert.ok(verifyLoad(directory, journal, 'fsync', { looseTails: true }) > 5);
     } finally {
       rmSync(journals, { recursive: true, force: true });

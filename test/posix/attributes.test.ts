@@ -52,10 +52,12 @@ scenario('xattr values keep every byte, from none to 3000', (at) => {
 });
 scenario('many xattrs stay apart', (at) => {
   sys.mkdir(at('d'));
-  for (let index = 0; index < 50; index += 1) sys.setxattr(at('d'), `user.n${index}`, Buffer.from(`v${index}`));
+  for (let index = 0; index < 50; index += 1)
+    sys.setxattr(at('d'), `user.n${index}`, Buffer.from(`v${index}`));
   assert.equal(sys.listxattr(at('d')).length, 50);
   for (let index = 0; index < 50; index += 2) sys.removexattr(at('d'), `user.n${index}`);
-  for (let index = 1; index < 50; index += 2) assert.equal(sys.getxattr(at('d'), `user.n${index}`).toString(), `v${index}`);
+  for (let index = 1; index < 50; index += 2)
+    assert.equal(sys.getxattr(at('d'), `user.n${index}`).toString(), `v${index}`);
 });
 scenario('xattrs refuse bad names, sizes, flags and users', (at) => {
   writeFileSync(at('x'), '');
@@ -166,7 +168,9 @@ for (const [seconds, nanoseconds] of [
 scenario('utimensat knows NOW and OMIT, and moves ctime', (at) => {
   writeFileSync(at('x'), '');
   sys.utimens(at('x'), { atime: time(100), mtime: time(200) });
-  expectTimes(at('x'), { mtime: false, ctime: true }, () => sys.utimens(at('x'), { atime: time(300), mtime: OMIT }));
+  expectTimes(at('x'), { mtime: false, ctime: true }, () =>
+    sys.utimens(at('x'), { atime: time(300), mtime: OMIT }),
+  );
   assert.equal(stat(at('x')).atimeNs, 300_000_000_000n);
   sys.utimens(at('x'), { atime: OMIT, mtime: NOW });
   const age = BigInt(Date.now()) * 1_000_000n - stat(at('x')).mtimeNs;

@@ -66,7 +66,8 @@ scenario('two appenders never overwrite each other', (at) => {
   sys.close(a);
   sys.close(b);
   const lines = readFileSync(at('x'), 'utf8').split('\n');
-  for (let line = 0; line < 500; line += 1) assert.deepEqual(lines.slice(line * 2, line * 2 + 2), [`a${line}`, `b${line}`]);
+  for (let line = 0; line < 500; line += 1)
+    assert.deepEqual(lines.slice(line * 2, line * 2 + 2), [`a${line}`, `b${line}`]);
 });
 scenario('an executable that runs cannot be written, and a file open for writing cannot run', (at) => {
   writeFileSync(at('x'), '#!/bin/sh\nexit 0\n', { mode: 0o755 });
@@ -123,7 +124,8 @@ scenario('SEEK_DATA never skips data and SEEK_HOLE ends at the end', (at) => {
     for (const offset of islands) sys.pwrite(fd, Buffer.alloc(5000, 1), offset);
     sys.ftruncate(fd, 40 * MIB);
     for (const offset of islands) {
-      for (const probe of [offset, offset + 1, offset + 4999]) assert.equal(sys.lseek(fd, probe, SEEK.DATA), probe);
+      for (const probe of [offset, offset + 1, offset + 4999])
+        assert.equal(sys.lseek(fd, probe, SEEK.DATA), probe);
     }
     assert.ok(sys.lseek(fd, MIB, SEEK.DATA) <= 3 * MIB);
     assert.ok(sys.lseek(fd, 0, SEEK.HOLE) >= 5000);
@@ -191,9 +193,17 @@ scenario('copy_file_range copies between files and within one', (at) => {
       expect('EINVAL', () => sys.copyFileRange({ fd: from, offset: 0 }, { fd: to, offset: 0 }, 100, 1));
     }),
   );
-  withFile(at('a'), (ro) => expect('EBADF', () => copyAll({ fd: ro, offset: 0 }, { fd: ro, offset: 9 }, 5)), O.RDONLY);
+  withFile(
+    at('a'),
+    (ro) => expect('EBADF', () => copyAll({ fd: ro, offset: 0 }, { fd: ro, offset: 9 }, 5)),
+    O.RDONLY,
+  );
 });
-function copyAll(from: { fd: number; offset: number }, to: { fd: number; offset: number }, length: number): void {
+function copyAll(
+  from: { fd: number; offset: number },
+  to: { fd: number; offset: number },
+  length: number,
+): void {
   for (let done = 0; done < length; ) {
     const step = sys.copyFileRange(
       { fd: from.fd, offset: from.offset + done },

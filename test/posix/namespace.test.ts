@@ -168,7 +168,13 @@ scenario('names are bytes: every byte but slash and NUL, up to 255 of them', (at
   for (let byte = 1; byte < 256; byte += 1) {
     if (byte !== 0x2f) wanted.push(Buffer.from([0x62, byte, 0x65]));
   }
-  wanted.push(Buffer.alloc(255, 0xff), Buffer.from('a\nb'), Buffer.from(' '), Buffer.from('...'), Buffer.from('é'));
+  wanted.push(
+    Buffer.alloc(255, 0xff),
+    Buffer.from('a\nb'),
+    Buffer.from(' '),
+    Buffer.from('...'),
+    Buffer.from('é'),
+  );
   for (const name of wanted) writeFileSync(Buffer.concat([Buffer.from(at('')), name]), name);
   const found = readdirSync(at.root, { encoding: 'buffer' });
   const sorted = (names: Buffer[]): string[] => names.map((name) => name.toString('hex')).sort();
@@ -218,9 +224,11 @@ scenario('a listing shows every surviving name exactly once while others come an
   for (const name of keep) assert.ok(names.has(name), `${name} was lost`);
 });
 scenario('deleting while listing empties a directory in one pass', (at) => {
-  for (let index = 0; index < 2500; index += 1) sys.close(sys.open(at(`f${index}`), sys.O.CREAT | sys.O.WRONLY));
+  for (let index = 0; index < 2500; index += 1)
+    sys.close(sys.open(at(`f${index}`), sys.O.CREAT | sys.O.WRONLY));
   const directory = opendirSync(at.root);
-  for (let entry = directory.readSync(); entry !== null; entry = directory.readSync()) sys.unlink(at(entry.name));
+  for (let entry = directory.readSync(); entry !== null; entry = directory.readSync())
+    sys.unlink(at(entry.name));
   directory.closeSync();
   assert.deepEqual(readdirSync(at.root), []);
 });

@@ -11,7 +11,8 @@ const scenario = await openScenarios();
 const ALICE = 65533;
 const BOB = 65532;
 const SHARED_GROUP = 65531;
-const as = <T>(uid: number, action: () => T, groups: number[] = [uid]): T => sys.asUser(uid, uid, action, groups);
+const as = <T>(uid: number, action: () => T, groups: number[] = [uid]): T =>
+  sys.asUser(uid, uid, action, groups);
 
 const KINDS: Record<string, (path: string) => unknown> = {
   file: (path) => writeFileSync(path, 'content'),
@@ -116,7 +117,8 @@ scenario('making, removing and renaming need write and search on the directory',
       () => sys.unlink(inside(code === 'ok' ? 'renamed' : 'old')),
     ];
     for (const [index, action] of actions.entries()) {
-      if (code === 'ok' || index !== 1) expect(code, () => as(ALICE, action), `bits ${bits}, action ${index}`);
+      if (code === 'ok' || index !== 1)
+        expect(code, () => as(ALICE, action), `bits ${bits}, action ${index}`);
     }
   }
 });

@@ -14,12 +14,15 @@ const OPERATIONS_PER_SEED = 2500;
 
 const scenario = await openScenarios();
 for (const seed of SEEDS) {
-  scenario(`${OPERATIONS_PER_SEED} random operations from seed ${seed} agree with a plain directory`, (at) => {
-    const reference = mkdtempSync(join(tmpdir(), 'random-reference-'));
-    try {
-      runRandom({ seed, operations: OPERATIONS_PER_SEED, tested: at.root, reference });
-    } finally {
-      rmSync(reference, { recursive: true, force: true });
-    }
-  });
+  scenario(
+    `${OPERATIONS_PER_SEED} random operations from seed ${seed} agree with a plain directory`,
+    (at) => {
+      const reference = mkdtempSync(join(tmpdir(), 'random-reference-'));
+      try {
+        runRandom({ seed, operations: OPERATIONS_PER_SEED, tested: at.root, reference });
+      } finally {
+        rmSync(reference, { recursive: true, force: true });
+      }
+    },
+  );
 }

@@ -18,10 +18,13 @@ for (const mode of ['delete', 'truncate', 'persist', 'wal']) {
   test(`SQLite with journal_mode=${mode} keeps its integrity`, { timeout: TIMEOUT_MS }, () => {
     const sqlite = requirePackage('sqlite3', 'sqlite3');
     const folder = mkdtempSync(join(target.directory, 'sqlite-'));
-    const ask = (statement: string): string => run(sqlite, ['-bail', join(folder, 'data.db')], { input: statement }).trim();
+    const ask = (statement: string): string =>
+      run(sqlite, ['-bail', join(folder, 'data.db')], { input: statement }).trim();
     try {
       assert.equal(ask(`PRAGMA journal_mode=${mode};`), mode);
-      ask('CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, body BLOB); CREATE INDEX by_name ON item (name);');
+      ask(
+        'CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, body BLOB); CREATE INDEX by_name ON item (name);',
+      );
       for (let round = 0; round < 20; round += 1) {
         ask(
           `BEGIN; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
@@ -40,7 +43,9 @@ for (const mode of ['delete', 'truncate', 'persist', 'wal']) {
   });
 }
 
-test('PostgreSQL makes a cluster, survives pgbench and a crash, and checks itself', { timeout: TIMEOUT_MS }, () => {
+test('PostgreSQL makes a cluster, survives pgbench and a crash, and checks itself', {
+  timeout: TIMEOUT_MS,
+}, () => {
   for (const binary of ['initdb', 'pg_ctl', 'pgbench', 'psql']) requirePackage(binary, 'postgresql');
   const folder = mkdtempSync(join(target.directory, 'postgres-'));
   const sockets = mkdtempSync(join(tmpdir(), 'warren-pg-'));
@@ -53,11 +58,35 @@ test('PostgreSQL makes a cluster, survives pgbench and a crash, and checks itsel
   const as = (binary: string, ...words: string[]): string =>
     run(
       requirePackage('setpriv', 'util-linux'),
-      ['--reuid', String(NOBODY), '--regid', String(NOBODY), '--clear-groups', requirePackage(binary, 'postgresql'), ...words],
-      { cwd: '/', env: { PGHOST: sockets, PGUSER: 'warren', PGDATABASE: 'postgres', HOME: sockets }, timeoutMs: TIMEOUT_MS },
+      [
+        '--reuid',
+        String(NOBODY),
+        '--regid',
+        String(NOBODY),
+        '--clear-groups',
+        requirePackage(binary, 'postgresql'),
+        ...words,
+      ],
+      {
+        cwd: '/',
+        env: { PGHOST: sockets, PGUSER: 'warren', PGDATABASE: 'postgres', HOME: sockets },
+        timeoutMs: TIMEOUT_MS,
+      },
     );
   const start = (): string =>
-    as('pg_ctl', '-D', data, '-w', '-t', '60', '-l', join(folder, 'log'), '-o', `-c listen_addresses= -k ${sockets}`, 'start');
+    as(
+      'pg_ctl',
+      '-D',
+      data,
+      '-w',
+      '-t',
+      '60',
+      '-l',
+      join(folder, 'log'),
+      '-o',
+      `-c listen_addresses= -k ${sockets}`,
+      'start',
+    );
   try {
     mkdirSync(join(folder, 'unused'));
     as('initdb', '-D', data, '-U', 'warren', '--data-checksums', '-A', 'trust', '--no-locale');
@@ -67,7 +96,14 @@ test('PostgreSQL makes a cluster, survives pgbench and a crash, and checks itsel
     as('pg_ctl', '-D', data, '-m', 'immediate', '-w', 'stop');
     start();
     as('pgbench', '-c', '2', '-t', '50');
-    assert.equal(as('psql', '-Atc', 'SELECT sum(abalance) = (SELECT sum(tbalance) FROM pgbench_tellers) FROM pgbench_accounts').trim(), 't');
+    assert.equal(
+      as(
+        'psql',
+        '-Atc',
+        'SELECT sum(abalance) = (SELECT sum(tbalance) FROM pgbench_tellers) FROM pgbench_accounts',
+      ).trim(),
+      't',
+    );
     assert.equal(as('psql', '-Atc', 'SELECT count(*) FROM pgbench_accounts').trim(), '200000');
     as('pg_ctl', '-D', data, '-m', 'fast', '-w', 'stop');
     as('pg_checksums', '-D', data, '--check');

@@ -47,7 +47,14 @@ const same = (a: string, b: string): string => run('diff', ['-r', '--no-derefere
 
 program('git clones three thousand files into the mount, checks, commits and collects', (inside, outside) => {
   const git = requirePackage('git', 'git');
-  const identity = ['-c', 'user.name=Test', '-c', 'user.email=test@example.org', '-c', 'init.defaultBranch=main'];
+  const identity = [
+    '-c',
+    'user.name=Test',
+    '-c',
+    'user.email=test@example.org',
+    '-c',
+    'init.defaultBranch=main',
+  ];
   const source = join(outside, 'source');
   mkdirSync(source);
   makeTree(source, 3000);
@@ -101,7 +108,10 @@ program('a C project of 60 files builds with make -j2, and again after a change'
   }
   const header = Array.from({ length: 60 }, (_, index) => `int part${index}(int x);\n`).join('');
   writeFileSync(join(inside, 'all.h'), header);
-  writeFileSync(join(inside, 'main.c'), '#include <stdio.h>\n#include "all.h"\nint main(void) { printf("%d\\n", part59(2)); }\n');
+  writeFileSync(
+    join(inside, 'main.c'),
+    '#include <stdio.h>\n#include "all.h"\nint main(void) { printf("%d\\n", part59(2)); }\n',
+  );
   writeFileSync(
     join(inside, 'Makefile'),
     'OBJECTS := $(patsubst %.c,%.o,$(wildcard *.c))\nall: $(OBJECTS)\n\tgcc -o program $(OBJECTS)\n%.o: %.c all.h\n\tgcc -O1 -c $< -o $@\n',
@@ -111,7 +121,11 @@ program('a C project of 60 files builds with make -j2, and again after a change'
   assert.equal(run(join(inside, 'program'), []).trim(), '3542');
   run('touch', [join(inside, 'part7.c')]);
   const again = run('make', ['-j2'], { cwd: inside });
-  assert.equal(again.split('\n').filter((line) => line.includes(' -c ')).length, 1, 'only the touched file is built anew');
+  assert.equal(
+    again.split('\n').filter((line) => line.includes(' -c ')).length,
+    1,
+    'only the touched file is built anew',
+  );
 });
 
 program('sed -i, vim-like replacement, cp --reflink=auto, mv and find behave', (inside) => {
@@ -124,7 +138,10 @@ program('sed -i, vim-like replacement, cp --reflink=auto, mv and find behave', (
   assert.equal(readFileSync(file, 'utf8'), 'new text');
   run('cp', ['-a', '--reflink=auto', join(inside, 'folder-3'), join(inside, 'copy')]);
   same(join(inside, 'folder-3'), join(inside, 'copy'));
-  assert.equal(run('find', [inside, '-name', 'file-*.txt', '-type', 'f']).trim().split('\n').length, 400 + 10);
+  assert.equal(
+    run('find', [inside, '-name', 'file-*.txt', '-type', 'f']).trim().split('\n').length,
+    400 + 10,
+  );
   assert.equal(run('find', [inside, '-type', 'l']).trim().split('\n').length, 1);
   run('rm', ['-rf', join(inside, 'copy')]);
   assert.ok(!readdirSync(inside).includes('copy'));
@@ -133,11 +150,23 @@ program('sed -i, vim-like replacement, cp --reflink=auto, mv and find behave', (
 program('du counts what was written and df shows it', (inside) => {
   const blocks = (): number => Number(run('du', ['-sk', inside]).split('\t')[0]);
   const before = blocks();
-  run('dd', ['if=/dev/urandom', `of=${join(inside, 'data')}`, 'bs=1M', 'count=20', 'conv=fsync', 'status=none']);
+  run('dd', [
+    'if=/dev/urandom',
+    `of=${join(inside, 'data')}`,
+    'bs=1M',
+    'count=20',
+    'conv=fsync',
+    'status=none',
+  ]);
   assert.ok(blocks() - before >= 20_000 && blocks() - before < 24_000);
   run('truncate', ['-s', '1G', join(inside, 'sparse')]);
   assert.ok(blocks() - before < 24_000, 'a hole uses no space');
   assert.equal(statSync(join(inside, 'sparse')).size, 2 ** 30);
-  const columns = run('df', ['-k', '--output=size,used,avail', inside]).trim().split('\n')[1]!.trim().split(/\s+/).map(Number);
+  const columns = run('df', ['-k', '--output=size,used,avail', inside])
+    .trim()
+    .split('\n')[1]!
+    .trim()
+    .split(/\s+/)
+    .map(Number);
   assert.ok(columns[0]! > 0 && columns[2]! > 0 && columns[2]! <= columns[0]!);
 });

@@ -75,7 +75,9 @@ const raw = {
   getxattr: bind('int64 getxattr(const void* path, const void* name, void* value, size_t size)'),
   lgetxattr: bind('int64 lgetxattr(const void* path, const void* name, void* value, size_t size)'),
   fgetxattr: bind('int64 fgetxattr(int fd, const void* name, void* value, size_t size)'),
-  setxattr: bind('int setxattr(const void* path, const void* name, const void* value, size_t size, int flags)'),
+  setxattr: bind(
+    'int setxattr(const void* path, const void* name, const void* value, size_t size, int flags)',
+  ),
   lsetxattr: bind('int lsetxattr(const void* path, const void* name, const void* value, size_t size, int f)'),
   fsetxattr: bind('int fsetxattr(int fd, const void* name, const void* value, size_t size, int flags)'),
   listxattr: bind('int64 listxattr(const void* path, void* list, size_t size)'),
@@ -85,7 +87,9 @@ const raw = {
   lremovexattr: bind('int lremovexattr(const void* path, const void* name)'),
   msync: bind('int msync(uintptr_t address, size_t length, int flags)'),
   munmap: bind('int munmap(uintptr_t address, size_t length)'),
-  mmap: library.func('uintptr_t mmap(uintptr_t at, size_t length, int protect, int flags, int fd, int64 offset)'),
+  mmap: library.func(
+    'uintptr_t mmap(uintptr_t at, size_t length, int protect, int flags, int fd, int64 offset)',
+  ),
   fsync: bind('int fsync(int fd)'),
   syncfs: bind('int syncfs(int fd)'),
   access: bind('int access(const void* path, int mode)'),
@@ -112,7 +116,13 @@ export const O = {
   TMPFILE: 0o20000000 | (process.arch === 'arm64' ? 0o40000 : 0o200000),
   PATH: 0o10000000,
 } as const;
-export const TYPE = { FIFO: 0o10000, CHAR: 0o20000, BLOCK: 0o60000, FILE: 0o100000, SOCKET: 0o140000 } as const;
+export const TYPE = {
+  FIFO: 0o10000,
+  CHAR: 0o20000,
+  BLOCK: 0o60000,
+  FILE: 0o100000,
+  SOCKET: 0o140000,
+} as const;
 export const RENAME = { NOREPLACE: 1, EXCHANGE: 2, WHITEOUT: 4 } as const;
 export const FALLOC = { KEEP_SIZE: 1, PUNCH_HOLE: 2, COLLAPSE: 8, ZERO_RANGE: 16, INSERT: 32 } as const;
 export const SEEK = { SET: 0, CUR: 1, END: 2, DATA: 3, HOLE: 4 } as const;
@@ -136,7 +146,8 @@ export const linkDescriptor = (fd: number, to: Path): number =>
 export const symlink = (target: Path, path: Path): number => raw.symlink(c(target), c(path));
 export const chmod = (path: Path, mode: number): number => raw.chmod(c(path), mode);
 /** -1 leaves an identity as it is. */
-export const chown = (path: Path, uid: number, gid: number): number => raw.chown(c(path), uid >>> 0, gid >>> 0);
+export const chown = (path: Path, uid: number, gid: number): number =>
+  raw.chown(c(path), uid >>> 0, gid >>> 0);
 export const lchown = (path: Path, uid: number, gid: number): number =>
   raw.lchown(c(path), uid >>> 0, gid >>> 0);
 export const truncate = (path: Path, size: number): number => raw.truncate(c(path), size);
@@ -144,7 +155,8 @@ export const ftruncate = (fd: number, size: number): number => raw.ftruncate(fd,
 export const fallocate = (fd: number, mode: number, offset: number, length: number): number =>
   raw.fallocate(fd, mode, offset, length);
 export const lseek = (fd: number, offset: number, whence: number): number => raw.lseek(fd, offset, whence);
-export const pread = (fd: number, data: Buffer, offset: number): number => raw.pread(fd, data, data.length, offset);
+export const pread = (fd: number, data: Buffer, offset: number): number =>
+  raw.pread(fd, data, data.length, offset);
 export const pwrite = (fd: number, data: Buffer, offset: number): number =>
   raw.pwrite(fd, data, data.length, offset);
 export const read = (fd: number, data: Buffer): number => raw.read(fd, data, data.length);
@@ -265,7 +277,8 @@ export function mmap(fd: number, length: number, options: { write: boolean; shar
   };
 }
 
-const CALLS = process.arch === 'arm64' ? { uid: 147, gid: 149, groups: 159 } : { uid: 117, gid: 119, groups: 116 };
+const CALLS =
+  process.arch === 'arm64' ? { uid: 147, gid: 149, groups: 159 } : { uid: 117, gid: 119, groups: 116 };
 /**
  * Runs `action` with another effective user, on this thread only (the raw system calls, not glibc's, which
  * change every thread): only synchronous calls inside. Needs root.

@@ -18,7 +18,12 @@ export interface Load extends AsyncDisposable {
   ended(): Promise<void>;
 }
 
-export function startLoad(options: { directory: string; journal: string; seed: number; careful?: boolean }): Load {
+export function startLoad(options: {
+  directory: string;
+  journal: string;
+  seed: number;
+  careful?: boolean;
+}): Load {
   const words = [LOAD, options.directory, options.journal, String(options.seed)];
   if (options.careful === true) words.push('careful');
   const child: ChildProcess = spawn(process.execPath, words, { stdio: ['ignore', 'ignore', 'pipe'] });

@@ -110,7 +110,8 @@ function work(directory: string, journalPath: string, seed: number, careful: boo
 }
 
 function writeAll(fd: number, data: Buffer): void {
-  for (let done = 0; done < data.length; ) done += fs.writeSync(fd, data, done, Math.min(65_536, data.length - done));
+  for (let done = 0; done < data.length; )
+    done += fs.writeSync(fd, data, done, Math.min(65_536, data.length - done));
 }
 
 interface Known {
@@ -144,7 +145,8 @@ export function verifyLoad(
     const known = files.get(line.file) ?? { begun: 0, kept: 0, gone: new Set<number>(), blocks: new Map() };
     files.set(line.file, known);
     if (line.gone === true) known.gone.add(line.version);
-    const block = line.block === undefined ? undefined : (known.blocks.get(line.block) ?? { begun: [], kept: 0 });
+    const block =
+      line.block === undefined ? undefined : (known.blocks.get(line.block) ?? { begun: [], kept: 0 });
     if (block !== undefined) known.blocks.set(line.block!, block);
     if (line.event === 'begin') {
       known.begun = line.version;
@@ -160,7 +162,8 @@ export function verifyLoad(
     const reason = check(directory, file, known, options.looseTails === true);
     if (reason !== undefined) wrong.push(`${file}: ${reason} (kept ${known.kept}, begun ${known.begun})`);
   }
-  if (wrong.length > 0) throw new Error(`${wrong.length} of ${files.size} files are wrong:\n${wrong.join('\n')}`);
+  if (wrong.length > 0)
+    throw new Error(`${wrong.length} of ${files.size} files are wrong:\n${wrong.join('\n')}`);
   return files.size;
 }
 

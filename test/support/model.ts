@@ -89,7 +89,8 @@ function mulberry(seed: number): Random {
       const data = Buffer.allocUnsafe(length);
       const words = length >>> 2;
       const start = next();
-      for (let index = 0; index < words; index += 1) data.writeUInt32LE((start + Math.imul(index, 0x9e3779b1)) >>> 0, index * 4);
+      for (let index = 0; index < words; index += 1)
+        data.writeUInt32LE((start + Math.imul(index, 0x9e3779b1)) >>> 0, index * 4);
       for (let index = words * 4; index < length; index += 1) data[index] = (start + index) & 255;
       return data;
     },
@@ -127,7 +128,8 @@ function attempt(action: () => unknown): Answer {
 }
 
 function agree(tested: Answer, reference: Answer): string {
-  if (tested.code !== reference.code) throw new Error(`answered ${tested.code}, the reference ${reference.code}`);
+  if (tested.code !== reference.code)
+    throw new Error(`answered ${tested.code}, the reference ${reference.code}`);
   if (Buffer.isBuffer(tested.value) && Buffer.isBuffer(reference.value)) {
     if (!tested.value.equals(reference.value)) throw new Error(difference(tested.value, reference.value));
   } else if (tested.code === 'ok' && tested.value !== reference.value) {
@@ -156,7 +158,9 @@ function range(state: State): { offset: number; length: number } {
   // Edges matter: chunks, pages, and single bytes around them.
   const base = random.pick([0, 0, 4096, 65_536, 131_072, 1 << 20, 4 << 20, 8 << 20]);
   const offset = Math.max(0, base + random.pick([0, 0, -1, 1, random.below(20_000), -random.below(5000)]));
-  const length = 1 + random.pick([random.below(100), random.below(8192), 4095, random.below(100_000), random.below(300_000)]);
+  const length =
+    1 +
+    random.pick([random.below(100), random.below(8192), 4095, random.below(100_000), random.below(300_000)]);
   return { offset, length: Math.min(length, FILE_BYTES_MAX - offset) };
 }
 
@@ -262,7 +266,10 @@ function mapWrite(state: State, file: OpenFile): void {
     using mapping = sys.mmap(fd, size, { write: true, shared: true });
     mapping.write(offset, data);
     if (ask % 2 === 0) mapping.sync();
-    return mapping.read(Math.max(0, offset - 10), Math.min(size - Math.max(0, offset - 10), data.length + 20));
+    return mapping.read(
+      Math.max(0, offset - 10),
+      Math.min(size - Math.max(0, offset - 10), data.length + 20),
+    );
   });
 }
 
@@ -302,7 +309,13 @@ function onName(state: State): void {
     [`setxattr ${path}`, (root) => sys.setxattr(root + path, `trusted.x${seconds % 4}`, value, 0, false)],
     [`removexattr ${path}`, (root) => sys.removexattr(root + path, `trusted.x${seconds % 4}`, false)],
     [`stat ${path}`, (root) => describe(root + path)],
-    [`list ${directory}`, (root) => readdirSync(root + directory).sort().join(' ')],
+    [
+      `list ${directory}`,
+      (root) =>
+        readdirSync(root + directory)
+          .sort()
+          .join(' '),
+    ],
   ];
   const [description, action] = random.pick(table);
   both(state, description, action);
@@ -330,7 +343,8 @@ function compareTrees(state: State): void {
         attempt(() => describe(state.reference + path)),
       );
       const look = (root: string): string =>
-        sys.listxattr(root + path, false)
+        sys
+          .listxattr(root + path, false)
           .sort()
           .map((key) => `${key}=${sys.getxattr(root + path, key, false).toString('hex')}`)
           .join(' ');

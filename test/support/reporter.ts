@@ -36,7 +36,11 @@ export default async function* report(events: AsyncIterable<TestEvent>): AsyncGe
       const result = event.data.success ? 'ok    ' : 'NOT OK';
       yield `${result} ${seconds} s  ${relative('.', event.data.file)}: ${passed} passed, ${failed} failed\n`;
     }
-    if (event.type === 'test:diagnostic' && event.data.nesting === 0 && /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) /.test(event.data.message)) {
+    if (
+      event.type === 'test:diagnostic' &&
+      event.data.nesting === 0 &&
+      /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) /.test(event.data.message)
+    ) {
       yield `# ${event.data.message}\n`;
     }
   }

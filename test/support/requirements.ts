@@ -8,16 +8,25 @@ import { accessSync, constants, existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
 export function requireRoot(): void {
-  if (process.getuid?.() !== 0) throw new Error('This test needs root (it mounts and changes owners): run it with sudo.');
+  if (process.getuid?.() !== 0)
+    throw new Error('This test needs root (it mounts and changes owners): run it with sudo.');
 }
 
 export function requireFuse(): void {
   if (!existsSync('/dev/fuse')) {
-    throw new Error('This test needs /dev/fuse: run "modprobe fuse", or give it to the container (LXC: features fuse=1).');
+    throw new Error(
+      'This test needs /dev/fuse: run "modprobe fuse", or give it to the container (LXC: features fuse=1).',
+    );
   }
 }
 
-const EXTRA_PLACES = ['/usr/sbin', '/sbin', '/usr/lib/postgresql/15/bin', '/usr/lib/postgresql/16/bin', '/usr/lib/postgresql/17/bin'];
+const EXTRA_PLACES = [
+  '/usr/sbin',
+  '/sbin',
+  '/usr/lib/postgresql/15/bin',
+  '/usr/lib/postgresql/16/bin',
+  '/usr/lib/postgresql/17/bin',
+];
 
 /** The full path of `binary`; Debian package `packageName` brings it. */
 export function requirePackage(binary: string, packageName: string): string {
@@ -51,8 +60,11 @@ export function run(
     });
   } catch (error) {
     const failed = error as { stdout?: string; stderr?: string; message: string };
-    throw new Error(`${program} ${words.join(' ')}: ${failed.message}\n${failed.stdout ?? ''}\n${failed.stderr ?? ''}`, {
-      cause: error,
-    });
+    throw new Error(
+      `${program} ${words.join(' ')}: ${failed.message}\n${failed.stdout ?? ''}\n${failed.stderr ?? ''}`,
+      {
+        cause: error,
+      },
+    );
   }
 }

@@ -54,7 +54,12 @@ export function mode(path: Path): number {
 
 const CLOCK_WAIT_LIMIT_MS = 1000;
 /** Asserts which of the times `action` moves on; `then` is the object's path afterwards. */
-export function expectTimes(path: string, moved: { mtime: boolean; ctime: boolean }, action: () => unknown, then = path): void {
+export function expectTimes(
+  path: string,
+  moved: { mtime: boolean; ctime: boolean },
+  action: () => unknown,
+  then = path,
+): void {
   const before = stat(path);
   const young = before.ctimeNs > before.mtimeNs ? before.ctimeNs : before.mtimeNs;
   const limit = performance.now() + CLOCK_WAIT_LIMIT_MS;

@@ -8,7 +8,7 @@
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -57,6 +57,8 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   requireFuse();
   const temporary = options.directory === undefined ? mkdtempSync(join(tmpdir(), 'warren-test-')) : undefined;
   const directory = options.directory ?? temporary ?? '';
+  // Other users must reach the mount: tests act as several.
+  if (temporary !== undefined) chmodSync(temporary, 0o755);
   const mount = join(directory, 'mnt');
   let child: ChildProcess | undefined;
   let log = '';
@@ -97,10 +99,12 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
       if (child.exitCode !== 0) {
         throw new Error(`The daemon ended with ${child.exitCode ?? child.signalCode}. Its log:\n${log}`);
       }
-      if (isMounted(mount)) throw new Error(`The daemon ended and left its mount at ${mount}. Its log:\n${log}`);
+      if (isMounted(mount))
+        throw new Error(`The daemon ended and left its mount at ${mount}. Its log:\n${log}`);
     },
     async kill() {
-      if (child === undefined || ended(child)) throw new Error(`The daemon is already gone. Its log:\n${log}`);
+      if (child === undefined || ended(child))
+        throw new Error(`The daemon is already gone. Its log:\n${log}`);
       child.kill('SIGKILL');
       await endOf(child, STOP_TIMEOUT_MS);
     },
@@ -112,7 +116,9 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
         timeout: 120_000,
       });
       if (result.status !== 0) {
-        throw new Error(`fsck of ${directory} ended with ${result.status}:\n${result.stdout}\n${result.stderr}`);
+        throw new Error(
+          `fsck of ${directory} ended with ${result.status}:\n${result.stdout}\n${result.stderr}`,
+        );
       }
       return result.stdout;
     },
@@ -179,6 +185,7 @@ export async function openTarget(): Promise<Target> {
   if (plain !== undefined) {
     mkdirSync(plain, { recursive: true });
     const directory = mkdtempSync(join(plain, 'target-'));
+    chmodSync(directory, 0o755);
     after(() => rmSync(directory, { recursive: true, force: true }));
     return { kind: 'directory', directory };
   }
