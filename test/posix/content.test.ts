@@ -4,8 +4,10 @@
  */
 
 import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readFileSync, statfsSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { copyFileSync, readFileSync, statfsSync, writeFileSync } from 'node:fs';
 import * as sys from '../support/libc.ts';
 import { expect, expectTimes, openScenarios, stat } from '../support/scenario.ts';
 
@@ -69,10 +71,25 @@ scenario('two appenders never overwrite each other', (at) => {
   for (let line = 0; line < 500; line += 1)
     assert.deepEqual(lines.slice(line * 2, line * 2 + 2), [`a${line}`, `b${line}`]);
 });
-scenario('an executable that runs cannot be written, and a file open for writing cannot run', (at) => {
-  writeFileSync(at('x'), '#!/bin/sh\nexit 0\n', { mode: 0o755 });
-  withFile(at('x'), () => undefined, O.WRONLY);
-  assert.equal(stat(at('x')).mode & 0o111n, 0o111n);
+scenario('an executable that runs cannot be written, and a file open for writing cannot run', async (at) => {
+  copyFileSync('/bin/sleep', at('x'));
+  sys.chmod(at('x'), 0o755);
+  const fd = sys.open(at('x'), O.RDWR);
+  const refused = spawnSync(at('x'), ['0']);
+  sys.close(fd);
+  assert.equal((refused.error as NodeJS.ErrnoException | undefined)?.code, 'ETXTBSY');
+  const child = spawn(at('x'), ['60']);
+  try {
+    await once(child, 'spawn');
+    for (const flags of [O.WRONLY, O.RDWR, O.WRONLY | O.TRUNC])
+      expect('ETXTBSY', () => sys.open(at('x'), flags));
+    expect('ETXTBSY', () => sys.truncate(at('x'), 10));
+    expect('ok', () => sys.close(sys.open(at('x'), O.RDONLY)));
+  } finally {
+    child.kill('SIGKILL');
+  }
+  await once(child, 'close');
+  expect('ok', () => sys.close(sys.open(at('x'), O.WRONLY)));
 });
 for (const size of [0, 1, 511, 4095, 4096, 4097, 65_536, MIB + 1, 4 * MIB, 4 * MIB + 1, 9 * MIB + 12_345]) {
   scenario(`a file of ${size} bytes reads back, shrinks and grows with zeros`, (at) => {
