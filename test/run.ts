@@ -27,7 +27,7 @@ const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
   { name: 'fuse', pattern: 'test/fuse/**/*.test.ts', fast: true },
   { name: 'posix', pattern: 'test/posix/**/*.test.ts', fast: true },
   { name: 'faults', pattern: 'test/faults/**/*.test.ts', fast: false },
-  { name: 'kill', pattern: 'test/crash/kill.test.ts', fast: true },
+  { name: 'kill', pattern: 'test/crash/{load,kill}.test.ts', fast: true },
   { name: 'power', pattern: 'test/crash/power.test.ts', fast: false },
   { name: 'programs', pattern: 'test/programs/**/*.test.ts', fast: false },
 ];

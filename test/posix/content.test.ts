@@ -77,7 +77,7 @@ scenario('an executable that runs cannot be written, and a file open for writing
   const fd = sys.open(at('x'), O.RDWR);
   const refused = spawnSync(at('x'), ['0']);
   sys.close(fd);
-  assert.equal((refused.error as NodeJS.ErrnoException | undefined)?.code, 'ETXTBSY');
+  assert.match(String(refused.error), /ETXTBSY/);
   const child = spawn(at('x'), ['60']);
   try {
     await once(child, 'spawn');

@@ -232,3 +232,8 @@ scenario('deleting while listing empties a directory in one pass', (at) => {
   directory.closeSync();
   assert.deepEqual(readdirSync(at.root), []);
 });
+scenario('a file takes 65,000 links', (at) => {
+  writeFileSync(at('a'), 'x');
+  for (let count = 1; count < 65_000; count += 1) sys.link(at('a'), at(`l${count}`));
+  assert.equal(stat(at('a')).nlink, 65_000n);
+});

@@ -7,34 +7,19 @@ import { relative } from 'node:path';
 import { inspect } from 'node:util';
 import type { TestEvent } from 'node:test/reporters';
 
-interface FileTally {
-  passed: number;
-  failed: number;
-  startMs: number;
-}
-
 export default async function* report(events: AsyncIterable<TestEvent>): AsyncGenerator<string> {
-  const files = new Map<string, FileTally>();
-  const tally = (file: string): FileTally => {
-    const found = files.get(file) ?? { passed: 0, failed: 0, startMs: performance.now() };
-    files.set(file, found);
-    return found;
-  };
   for await (const event of events) {
-    if (event.type === 'test:start' && event.data.file !== undefined) tally(event.data.file);
-    if (event.type === 'test:pass' && event.data.file !== undefined) tally(event.data.file).passed += 1;
     if (event.type === 'test:fail') {
       const file = event.data.file ?? '';
-      tally(file).failed += 1;
       const { error } = event.data.details;
       yield `not ok ${relative('.', file)}: ${event.data.name}\n${indent(inspect(error.cause ?? error, { depth: 5 }))}\n`;
     }
     if (event.type === 'test:stderr') yield event.data.message;
     if (event.type === 'test:summary' && event.data.file !== undefined) {
-      const { passed, failed } = tally(event.data.file);
+      const { passed, failed, cancelled } = event.data.counts;
       const seconds = (event.data.duration_ms / 1000).toFixed(1).padStart(6);
       const result = event.data.success ? 'ok    ' : 'NOT OK';
-      yield `${result} ${seconds} s  ${relative('.', event.data.file)}: ${passed} passed, ${failed} failed\n`;
+      yield `${result} ${seconds} s  ${relative('.', event.data.file)}: ${passed} passed, ${failed + cancelled} failed\n`;
     }
     if (
       event.type === 'test:diagnostic' &&

@@ -8,7 +8,8 @@
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -23,6 +24,7 @@ export const DAEMON_MAIN = join(REPOSITORY, 'dist/daemon/main.js');
 
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 30_000;
+const ANSWER_TIMEOUT_MS = 2000;
 const POLL_MS = 10;
 
 export interface DaemonOptions {
@@ -74,7 +76,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
     started.stdout.on('data', collect);
     started.stderr.on('data', collect);
     const limit = performance.now() + START_TIMEOUT_MS;
-    while (!isMounted(mount)) {
+    while (!(isMounted(mount) && (await answers(mount)))) {
       if (ended(started)) throw new Error(`The daemon ended before its mount answered. Its log:\n${log}`);
       if (performance.now() > limit) {
         await terminate(started);
@@ -157,19 +159,21 @@ async function terminate(child: ChildProcess): Promise<void> {
   }
 }
 
-/** The mount table is read, not the mount: a stat of a hung mount would hang the test. */
+/** By the mount table alone: a stat of a mount that hangs would hang the test. True for a stale mount too. */
 export function isMounted(path: string): boolean {
   return readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
-    .some((line) => line.split(' ')[1] === path && statAnswers(path));
+    .some((line) => line.split(' ')[1] === path);
 }
 
-function statAnswers(path: string): boolean {
-  try {
-    return statSync(path).isDirectory();
-  } catch {
-    return false;
-  }
+/** Whether the mount answers, within ANSWER_TIMEOUT_MS. A stale mount does not. */
+async function answers(path: string): Promise<boolean> {
+  const late = delay(ANSWER_TIMEOUT_MS, false, { ref: false });
+  const answer = stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  return Promise.race([answer, late]);
 }
 
 export interface Target {
