@@ -237,3 +237,42 @@ scenario('a file takes 65,000 links', (at) => {
   for (let count = 1; count < 65_000; count += 1) sys.link(at('a'), at(`l${count}`));
   assert.equal(stat(at('a')).nlink, 65_000n);
 });
+scenario('a position in a listing stays good while names come and go', (at) => {
+  for (let index = 0; index < 1500; index += 1) sys.mkfifo(at(`n${index}`));
+  using stream = sys.openDirectory(at.root);
+  const positions: bigint[] = [];
+  const names: string[] = [];
+  for (;;) {
+    positions.push(stream.tell());
+    const name = stream.next();
+    if (name === undefined) break;
+    names.push(name.toString());
+  }
+  assert.equal(names.length, 1502);
+  assert.ok(names.includes('.') && names.includes('..'));
+  const removed = new Set(names.filter((name, index) => index % 3 === 0 && name.startsWith('n')));
+  for (const name of removed) sys.unlink(at(name));
+  for (let index = 0; index < 300; index += 1) sys.mkfifo(at(`later${index}`));
+  for (const from of [0, 1, 2, 5, 100, 777, 1400, 1501]) {
+    stream.seek(positions[from]!);
+    const rest: string[] = [];
+    for (let name = stream.next(); name !== undefined; name = stream.next()) rest.push(name.toString());
+    const old = rest.filter((name) => !name.startsWith('later') && !removed.has(name));
+    assert.deepEqual(
+      old,
+      names.slice(from).filter((name) => !removed.has(name)),
+      `from ${from}`,
+    );
+  }
+});
+scenario('a listing tells types, and counts of 20,000 names are right', (at) => {
+  for (let index = 0; index < 20_000; index += 1) sys.mknod(at(`file-${index}`), sys.TYPE.FILE | 0o644);
+  sys.mkdir(at('directory'));
+  sys.symlink('x', at('symlink'));
+  sys.mkfifo(at('fifo'));
+  const entries = readdirSync(at.root, { withFileTypes: true });
+  assert.equal(entries.length, 20_003);
+  const kinds = new Map(entries.map((entry) => [entry.name, entry]));
+  assert.ok(kinds.get('directory')!.isDirectory() && kinds.get('symlink')!.isSymbolicLink());
+  assert.ok(kinds.get('fifo')!.isFIFO() && kinds.get('file-77')!.isFile());
+});

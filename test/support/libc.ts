@@ -98,6 +98,11 @@ const raw = {
   umask: bind('int umask(int mask)'),
   syscall: bind('int64 syscall(int64 number, int64 a, int64 b, int64 c)'),
   setgroups: bind('int64 syscall(int64 number, int64 count, void* list)'),
+  opendir: library.func('uintptr_t opendir(const void* path)'),
+  readdir: library.func('uintptr_t readdir(uintptr_t stream)'),
+  telldir: library.func('int64 telldir(uintptr_t stream)'),
+  seekdir: library.func('void seekdir(uintptr_t stream, int64 position)'),
+  closedir: bind('int closedir(uintptr_t stream)'),
   memory: library.func('void* memcpy(void* to, uintptr_t from, size_t length)'),
   memoryWrite: library.func('void* memcpy(uintptr_t to, const void* from, size_t length)'),
 };
@@ -274,6 +279,34 @@ export function mmap(fd: number, length: number, options: { write: boolean; shar
     write: (offset, data) => void raw.memoryWrite(address(offset), data, data.length),
     sync: () => void raw.msync(at, length, 4),
     [Symbol.dispose]: () => void raw.munmap(at, length),
+  };
+}
+
+export interface DirectoryStream extends Disposable {
+  /** The next name, or undefined at the end. */
+  next(): Buffer | undefined;
+  tell(): bigint;
+  seek(position: bigint): void;
+}
+/** A directory stream with its positions, which node:fs does not show. */
+export function openDirectory(path: Path): DirectoryStream {
+  const stream = raw.opendir(c(path)) as number | bigint;
+  if (Number(stream) === 0) throw new SystemError('opendir', koffi.errno());
+  // struct dirent: ino 8, off 8, reclen 2, type 1, name.
+  const NAME_OFFSET = 19;
+  return {
+    next() {
+      const entry = BigInt(raw.readdir(stream) as number | bigint);
+      if (entry === 0n) return undefined;
+      const head = Buffer.alloc(NAME_OFFSET);
+      raw.memory(head, entry, NAME_OFFSET);
+      const room = Buffer.alloc(head.readUInt16LE(16) - NAME_OFFSET);
+      raw.memory(room, entry + BigInt(NAME_OFFSET), room.length);
+      return room.subarray(0, room.indexOf(0));
+    },
+    tell: () => BigInt(raw.telldir(stream) as number | bigint),
+    seek: (position) => void raw.seekdir(stream, position),
+    [Symbol.dispose]: () => void raw.closedir(stream),
   };
 }
 

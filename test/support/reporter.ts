@@ -16,10 +16,10 @@ export default async function* report(events: AsyncIterable<TestEvent>): AsyncGe
     }
     if (event.type === 'test:stderr') yield event.data.message;
     if (event.type === 'test:summary' && event.data.file !== undefined) {
-      const { passed, failed, cancelled } = event.data.counts;
+      const { tests, passed, skipped } = event.data.counts;
       const seconds = (event.data.duration_ms / 1000).toFixed(1).padStart(6);
       const result = event.data.success ? 'ok    ' : 'NOT OK';
-      yield `${result} ${seconds} s  ${relative('.', event.data.file)}: ${passed} passed, ${failed + cancelled} failed\n`;
+      yield `${result} ${seconds} s  ${relative('.', event.data.file)}: ${passed} passed, ${tests - passed - skipped} failed, ${skipped} skipped\n`;
     }
     if (
       event.type === 'test:diagnostic' &&
