@@ -30,6 +30,11 @@ export interface ChunkUsage {
   readonly availableBytes: number;
 }
 
+export interface StoredChunk {
+  readonly home: 'large' | 'small';
+  readonly size: number;
+}
+
 export interface ChunkStore {
   /**
    * Stores up to CHUNK_BYTES_MAX bytes as a chunk file; answers its hash when it is durable. The chunk is
@@ -51,15 +56,37 @@ export interface ChunkStore {
    * Errors: FsError EIO when the chunk is missing or damaged (it is set aside in `quarantine/` and reported).
    */
   read(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): Promise<void>;
+  /**
+   * Starts the first-touch check of a large chunk that will be read soon, if this process did not check it yet
+   * and memory for it is free. Never fails: the read that follows meets the failure and reports it.
+   */
+  prefetch(chunk: { hash: ChunkHash; size: number }): void;
 
   /** The bytes of a settled small chunk, or undefined; verified against the hash. Errors: FsError EIO. */
   readSmall(hash: ChunkHash): Uint8Array | undefined;
-  /** Writes small chunks to `small.db`; answers when they are durable. */
+  /**
+   * Writes small chunks (1 to SMALL_CHUNK_BYTES_MAX bytes) to `small.db`; answers when they are durable. A chunk
+   * that is there is left alone, or repaired when its stored bytes differ. The data must
+   * not change until the answer. Errors: FsError ENOSPC, EROFS, EIO; EIO also when a chunk's bytes do not have its hash: that one
+   * is not written, the others are.
+   */
   settle(chunks: readonly SmallChunk[]): Promise<void>;
 
-  /** Deletes chunks that no operation refers to any more (both homes). Skips pinned ones; answers the deleted. */
+  /**
+   * Deletes chunks that no operation refers to any more, from both homes. Skips pinned ones; answers the others:
+   * they are gone, also when they were not there before.
+   */
   remove(hashes: readonly ChunkHash[]): Promise<ChunkHash[]>;
   /** Reads the whole chunk and compares its hash; does not set it aside. */
   verify(chunk: { hash: ChunkHash; size: number }): Promise<ChunkHealth>;
+
+  /** Where a chunk lives and its size in bytes, or undefined; nothing is verified. */
+  stat(hash: ChunkHash): Promise<StoredChunk | undefined>;
+  /** Every chunk file, in no order; chunks that come or go meanwhile may be left out. */
+  listLarge(): AsyncIterable<{ hash: ChunkHash; size: number }>;
+  /** Every row of small.db by hash; chunks may come and go meanwhile. */
+  listSmall(): Iterable<{ hash: ChunkHash; size: number }>;
+
+  /** Waits for what is in flight, then ends the threads. No call may follow. */
   close(): Promise<void>;
 }

@@ -1,0 +1,5 @@
+/** The command `warren`. */
+
+import { runCommandLine } from './program.ts';
+
+process.exitCode = await runCommandLine(process.argv.slice(2));

@@ -1,0 +1,66 @@
+/** The jobs of the chunk store's file threads (file-worker.ts): shapes only, shared by both sides. */
+
+import type { ChunkHash } from '../protocol/ids.ts';
+
+/** CRC-32 of each BLOCK_BYTES of a chunk; the last block may be shorter. */
+export type BlockChecksums = Uint32Array;
+
+export type WriteOutcome = {
+  /** To be synced and closed by the caller; undefined when nothing needs syncing. */
+  readonly descriptor: number | undefined;
+  /** `kept`: the file is there with these bytes. `written`: the bytes are in the temporary file. */
+  readonly kind: 'kept' | 'written';
+  /** Why what was at the final path before was moved to quarantine; undefined when nothing was. */
+  readonly setAside: string | undefined;
+};
+
+export type CheckOutcome =
+  | { readonly kind: 'ok'; readonly checksums: BlockChecksums }
+  | { readonly kind: 'missing' }
+  | { readonly kind: 'bad'; readonly reason: string; readonly setAside: boolean };
+
+/** One file to rename into its place and make durable there. */
+export interface Publication {
+  /** undefined: the file is in its place already. */
+  readonly temporary: string | undefined;
+  readonly hash: ChunkHash;
+}
+
+/** A system error code, or undefined for success. */
+export type Outcome = string | undefined;
+
+export interface FileJobs {
+  /** SHA-256 and checksums of bytes in shared memory. */
+  hash: { job: { data: Uint8Array }; result: { hash: ChunkHash; checksums: BlockChecksums } };
+  write: {
+    job: {
+      data: Uint8Array;
+      hash: ChunkHash;
+      directory: string;
+      /** Name below tmp/. */
+      temporary: string;
+      /** Compare with the file that is there and keep it when equal; else replace it whatever it holds. */
+      keep: boolean;
+      /** The file that is there is durable when it is equal. */
+      durable: boolean;
+    };
+    result: WriteOutcome;
+  };
+  /** fdatasync and close of each descriptor. */
+  sync: { job: { descriptors: readonly number[] }; result: readonly Outcome[] };
+  /** Renames, then one fsync for each distinct directory. A file whose directory failed is removed again. */
+  publish: {
+    job: {
+      directory: string;
+      files: readonly Publication[];
+      /** Shards (`ab/cd`) whose own entries are not known to be durable. */
+      newShards: readonly string[];
+    };
+    result: readonly Outcome[];
+  };
+  /** Reads the whole chunk into `target` (shared memory, at least `size` bytes) and checks size and hash. */
+  check: {
+    job: { directory: string; hash: ChunkHash; size: number; target: Uint8Array; setAside: boolean };
+    result: CheckOutcome;
+  };
+}

@@ -1,0 +1,261 @@
+/**
+ * The chunk store of one data directory: joins the large chunks (files), the small ones (small.db), the pins
+ * and the free-space guard.
+ *
+ * Races, and what decides them. Everything that changes the file of one hash (store, remove, moving a damaged
+ * one aside) runs under that hash's lock. `store` pins as soon as it knows the hash, before it takes the lock;
+ * `remove` looks at the pins after it took the lock. So a store either pinned in time and the file stays, or it
+ * waits until the deletion is over and writes the file anew.
+ *
+ * A store answers when the chunk is durable. A chunk this process saw to be durable is compared again but not
+ * synced again.
+ */
+
+import { rmSync } from 'node:fs';
+import * as fs from 'node:fs/promises';
+import type { DatabaseSync } from 'node:sqlite';
+import { systemErrorCode } from '../protocol/errors.ts';
+import { type ChunkHash, CHUNK_BYTES_MAX } from '../protocol/ids.ts';
+import { assert } from '../runtime/assert.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { openKeyedLock } from '../runtime/keyed-lock.ts';
+import type { Log } from '../runtime/log.ts';
+import { openWorkerPool } from '../runtime/worker-pool.ts';
+import { workerUrl } from '../runtime/worker-url.ts';
+import { openCommitter } from './committer.ts';
+import { asDiskFailure } from './disk-error.ts';
+import type { BlockChecksums, FileJobs } from './file-jobs.ts';
+import type { ChunkStore, SmallChunk } from './interface.ts';
+import { chunkPath, isChunkHash, type Layout } from './layout.ts';
+import { openReader } from './reader.ts';
+import { openSmallStore } from './small-store.ts';
+import { openSpaceGuard } from './space.ts';
+
+const WRITE_THREADS = 2;
+const SYNC_THREADS = 2;
+const CHECK_THREADS = 2;
+/** What callers may have in `store` at once; they bound it lower, by their own buffers. */
+const STORE_BYTES_IN_FLIGHT_MAX = 256 * 1024 * 1024;
+/** Shared memory kept for stores of memory that is not shared. */
+const COPY_BUFFERS_KEPT_MAX = 4;
+const REMOVALS_AT_ONCE = 4;
+/** Chunks whose sync failed while their file stayed: written anew next time. */
+const DISTRUSTED_MAX = 10_000;
+
+export interface StartOptions {
+  readonly layout: Layout;
+  readonly database: DatabaseSync;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly onDamage: (damage: { hash: ChunkHash; reason: string }) => void;
+}
+
+/** Starts the threads and answers the store. The caller has checked the layout. */
+export function startChunkStore(options: StartOptions): ChunkStore {
+  const { layout, log } = options;
+  const { directory } = layout;
+  const url = workerUrl(import.meta.url, './file-worker');
+  const writers = openWorkerPool<FileJobs>({ url, threads: WRITE_THREADS, name: 'chunk writes' });
+  const syncers = openWorkerPool<FileJobs>({ url, threads: SYNC_THREADS, name: 'chunk syncs' });
+  const checkers = openWorkerPool<FileJobs>({ url, threads: CHECK_THREADS, name: 'chunk checks' });
+  const locks = openKeyedLock<ChunkHash>();
+  const space = openSpaceGuard(directory, options.clock);
+  const pins = new Map<ChunkHash, number>();
+  const distrusted = new Set<ChunkHash>();
+  const copies: Buffer[] = [];
+  const active = new Set<Promise<unknown>>();
+  let bytesInFlight = 0;
+  let temporaries = 0;
+  let closed = false;
+
+  const reader = openReader({ layout, threads: checkers, locks, onDamage: damaged });
+  const small = openSmallStore({ database: options.database, path: layout.smallDb, onDamage: damaged });
+  const committer = openCommitter({
+    directory,
+    threads: syncers,
+    threadCount: SYNC_THREADS,
+    removeTemporary,
+  });
+
+  function removeTemporary(name: string): void {
+    try {
+      rmSync(`${layout.temporary}/${name}`, { force: true });
+    } catch (error) {
+      log.warn(`temporary file ${name} stays until the next start`, { error: String(error) });
+    }
+  }
+
+  function damaged(hash: ChunkHash, reason: string): void {
+    log.error(`chunk ${hash} is damaged: ${reason}`, { hash, reason });
+    options.onDamage({ hash, reason });
+  }
+
+  /** Remembers work until it ends, so that `close` can wait for it. */
+  function track<Result>(work: () => Promise<Result>): Promise<Result> {
+    assert(!closed, 'the chunk store is open');
+    const promise = work();
+    active.add(promise);
+    void promise.catch(() => undefined).finally(() => active.delete(promise));
+    return promise;
+  }
+
+  function pin(hash: ChunkHash): void {
+    pins.set(hash, (pins.get(hash) ?? 0) + 1);
+  }
+
+  function unpin(hash: ChunkHash): void {
+    const count = pins.get(hash) ?? 0;
+    assert(count > 0, `chunk ${hash} is pinned when it is unpinned`);
+    if (count === 1) pins.delete(hash);
+    else pins.set(hash, count - 1);
+  }
+
+  async function store(data: Buffer): Promise<ChunkHash> {
+    assert(data.length <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');
+    assert(
+      bytesInFlight + data.length <= STORE_BYTES_IN_FLIGHT_MAX,
+      `at most ${STORE_BYTES_IN_FLIGHT_MAX} bytes are being stored`,
+    );
+    space.admit(data.length, bytesInFlight);
+    bytesInFlight += data.length;
+    const copy = data.buffer instanceof SharedArrayBuffer ? undefined : copyOf(data);
+    try {
+      const shared = copy?.subarray(0, data.length) ?? data;
+      const { hash, checksums } = await writers.run('hash', { data: shared });
+      pin(hash);
+      try {
+        await locks.run(hash, () => makeDurable(hash, shared, checksums));
+        return hash;
+      } catch (error) {
+        unpin(hash);
+        throw asDiskFailure(error, `chunk ${hash} could not be stored`);
+      }
+    } finally {
+      bytesInFlight -= data.length;
+      if (copy !== undefined && copies.length < COPY_BUFFERS_KEPT_MAX) copies.push(copy);
+    }
+  }
+
+  function copyOf(data: Buffer): Buffer {
+    const copy = copies.pop() ?? Buffer.from(new SharedArrayBuffer(CHUNK_BYTES_MAX));
+    data.copy(copy);
+    return copy;
+  }
+
+  async function makeDurable(hash: ChunkHash, data: Buffer, checksums: BlockChecksums): Promise<void> {
+    const temporary = String(++temporaries);
+    const keep = !distrusted.has(hash);
+    const durable = reader.isDurable(hash);
+    const outcome = await writers.run('write', { directory, hash, data, temporary, keep, durable });
+    if (outcome.setAside !== undefined) damaged(hash, outcome.setAside);
+    if (outcome.kind === 'written') reader.forget(hash);
+    if (outcome.descriptor !== undefined) {
+      try {
+        const { descriptor } = outcome;
+        await committer.commit({
+          hash,
+          descriptor,
+          temporary: outcome.kind === 'written' ? temporary : undefined,
+        });
+      } catch (error) {
+        // A kernel reports a write error once: what is in the file's place must not be believed later.
+        assert(distrusted.size < DISTRUSTED_MAX, `at most ${DISTRUSTED_MAX} chunks failed to sync`);
+        distrusted.add(hash);
+        reader.forget(hash);
+        throw error;
+      }
+      distrusted.delete(hash);
+    }
+    reader.learn({ hash, size: data.length }, checksums);
+  }
+
+  async function remove(hashes: readonly ChunkHash[]): Promise<ChunkHash[]> {
+    const removed: ChunkHash[] = [];
+    const queue = [...hashes];
+    async function removeNext(): Promise<void> {
+      for (let hash = queue.shift(); hash !== undefined; hash = queue.shift()) {
+        if (await removeLarge(hash)) removed.push(hash);
+      }
+    }
+    await Promise.all(Array.from({ length: REMOVALS_AT_ONCE }, removeNext));
+    await small.remove(removed);
+    return removed;
+  }
+
+  function removeLarge(hash: ChunkHash): Promise<boolean> {
+    return locks.run(hash, async () => {
+      if (pins.has(hash)) return false;
+      reader.forget(hash);
+      try {
+        await fs.unlink(chunkPath(layout, hash));
+      } catch (error) {
+        if (systemErrorCode(error) !== 'ENOENT')
+          throw asDiskFailure(error, `chunk ${hash} could not be removed`);
+      }
+      return true;
+    });
+  }
+
+  async function* listLarge() {
+    for (const first of await fs.readdir(layout.chunks)) {
+      for (const second of await fs.readdir(`${layout.chunks}/${first}`)) {
+        const shard = `${layout.chunks}/${first}/${second}`;
+        for (const name of await fs.readdir(shard)) {
+          if (!isChunkHash(name) || !name.startsWith(first + second)) continue;
+          const size = await sizeOf(`${shard}/${name}`);
+          if (size !== undefined) yield { hash: name, size };
+        }
+      }
+    }
+  }
+
+  return {
+    store: (data) => track(() => store(data)),
+    unpin,
+    reserve: (bytes) => space.reserve(bytes),
+    usage: () => space.usage(),
+    read: (chunk, offset, target) => track(() => reader.read(chunk, offset, target)),
+    prefetch(chunk) {
+      void track(() => reader.prefetch(chunk));
+    },
+    readSmall: (hash) => small.read(hash),
+    settle: (chunks: readonly SmallChunk[]) => track(() => small.settle(chunks)),
+    remove: (hashes) => track(() => remove(hashes)),
+    verify: (chunk) =>
+      track(async () => {
+        const health = small.verify(chunk.hash);
+        if (health.kind !== 'missing') return health;
+        try {
+          return await reader.verify(chunk);
+        } catch (error) {
+          throw asDiskFailure(error, `chunk ${chunk.hash} cannot be read`);
+        }
+      }),
+    stat: (hash) =>
+      track(async () => {
+        const large = await sizeOf(chunkPath(layout, hash));
+        if (large !== undefined) return { home: 'large', size: large } as const;
+        const size = small.size(hash);
+        return size === undefined ? undefined : ({ home: 'small', size } as const);
+      }),
+    listLarge,
+    listSmall: () => small.list(),
+    async close() {
+      assert(!closed, 'a chunk store is closed once');
+      closed = true;
+      await Promise.allSettled(active);
+      reader.close();
+      await Promise.all([writers.close(), syncers.close(), checkers.close(), small.close()]);
+    },
+  };
+}
+
+/** Bytes of the file at `path`, or undefined when there is none. */
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    return (await fs.stat(path)).size;
+  } catch (error) {
+    if (systemErrorCode(error) === 'ENOENT') return undefined;
+    throw asDiskFailure(error, `${path} cannot be examined`);
+  }
+}

@@ -1,0 +1,491 @@
+/**
+ * The file system: POSIX operations on inodes, from metadata (names, attributes, extents) and chunks (bytes).
+ *
+ * The path of a change: checks that need no order (limits, names) here, then one operation is proposed; what
+ * it did comes back as an outcome; kernels that may have cached something old are told. The path of a read:
+ * straight from the metadata, with what is still in a write buffer laid over it.
+ *
+ * A size, a time or bytes that are only in memory are part of every answer. Operations that work on a file's
+ * extents (truncate, punch, copy, seek) flush the file first, so that there is one order of things.
+ *
+ * An inode without a name stays until nobody has it open and the kernel has forgotten it; `maintenance.ts`
+ * frees it then.
+ */
+
+import type { ChunkStore } from '../chunks/interface.ts';
+import type { Outcome } from '../metadata/apply.ts';
+import type { Metadata } from '../metadata/metadata.ts';
+import type { InodeRow } from '../metadata/rows.ts';
+import { FsError } from '../protocol/errors.ts';
+import {
+  FILE_BYTES_MAX,
+  type Inode,
+  NAME_BYTES_MAX,
+  type Name,
+  NO_MOUNT,
+  ROOT_INODE,
+  SYMLINK_BYTES_MAX,
+  type Timestamp,
+} from '../protocol/ids.ts';
+import type { XattrChange } from '../protocol/operations.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Log } from '../runtime/log.ts';
+import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
+import { type FileData, fileData } from './file-data.ts';
+import type {
+  AttributeChanges,
+  Attributes,
+  Caller,
+  DirectoryEntry,
+  FileSystem,
+  Invalidation,
+  NewNode,
+} from './interface.ts';
+import { lockTable } from './locks.ts';
+import { type Maintenance, startMaintenance } from './maintenance.ts';
+import { rangeOperations } from './ranges.ts';
+import { xattrOperations } from './xattrs.ts';
+
+const TYPE_MASK = 0o170000;
+const DIRECTORY = 0o040000;
+const SYMLINK = 0o120000;
+const SETUID = 0o4000;
+const SETGID = 0o2000;
+const GROUP_EXECUTE = 0o010;
+const BLOCK_BYTES = 4096;
+const RELATIME_SECONDS = 24 * 60 * 60;
+/** How often a truncate flushes a file that is written at the same time before it goes ahead. */
+const FLUSH_ROUNDS_MAX = 8;
+
+export interface FileSystemOptions {
+  readonly metadata: Metadata;
+  readonly chunks: ChunkStore;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export interface LocalFileSystem extends FileSystem {
+  /** Flushes everything and waits until it is durable. */
+  barrier(): Promise<void>;
+  readonly maintenance: Maintenance;
+  readonly statistics: () => { openLocks: number; dirtyBytes: number };
+  close(): Promise<void>;
+}
+
+/** What the parts of the file system share. */
+export interface Context extends FileSystemOptions {
+  readonly data: FileData;
+  readonly emit: (event: Invalidation) => void;
+  /** The inode's row; ESTALE when it is gone. */
+  readonly row: (inode: Inode) => InodeRow;
+  /** Nothing of the file is only in memory when this resolves. */
+  readonly settle: (inode: Inode) => Promise<void>;
+}
+
+export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
+  const { metadata, chunks, clock } = options;
+  const { reads } = metadata;
+  const listeners = new Set<(event: Invalidation) => void>();
+  const rangeLocks = lockTable({ detectDeadlock: true });
+  const flocks = lockTable({ detectDeadlock: false });
+  const emit = (event: Invalidation) => {
+    for (const listener of listeners) listener(event);
+  };
+  const data = fileData({
+    metadata,
+    chunks,
+    clock,
+    emit,
+    onSmallExtents: (inode, offset) => maintenance.noteSmallExtents(inode, offset),
+  });
+  const context: Context = { ...options, data, emit, row, settle };
+  const maintenance = startMaintenance(context);
+  const ranges = rangeOperations(context);
+  const xattrs = xattrOperations(context);
+
+  function row(inode: Inode): InodeRow {
+    const found = reads.inode(inode);
+    if (found === undefined) throw new FsError('ESTALE');
+    return found;
+  }
+
+  function attributes(found: InodeRow): Attributes {
+    const file = data.state(found.inode);
+    const size = file?.size ?? found.size;
+    const stored =
+      file?.size === undefined
+        ? found.stored
+        : Math.max(found.stored, Math.min(size, found.stored + file.buffer.bytes()));
+    const modified = file?.modified;
+    return {
+      inode: found.inode,
+      mode: found.mode,
+      links: found.links,
+      uid: found.uid,
+      gid: found.gid,
+      rdev: found.rdev,
+      size: (found.mode & TYPE_MASK) === DIRECTORY ? BLOCK_BYTES : size,
+      blocks: Math.ceil(stored / 512),
+      atime: found.atime,
+      mtime: modified ?? found.mtime,
+      ctime: modified !== undefined && isNewer(modified, found.ctime) ? modified : found.ctime,
+    };
+  }
+
+  async function settle(inode: Inode): Promise<void> {
+    for (let round = 0; round < FLUSH_ROUNDS_MAX; round++) {
+      const flushed = data.flush(inode);
+      if (flushed === undefined) return;
+      await flushed;
+    }
+  }
+
+  function checkName(name: Name): void {
+    if (name.byteLength > NAME_BYTES_MAX) throw new FsError('ENAMETOOLONG');
+  }
+
+  async function make(
+    caller: Caller,
+    parent: Inode,
+    name: Name | null,
+    node: NewNode & { target?: Uint8Array },
+  ): Promise<Attributes> {
+    if (name !== null) checkName(name);
+    const directory = reads.inode(parent);
+    if (directory === undefined) throw new FsError('ENOENT');
+    const isDirectory = (node.mode & TYPE_MASK) === DIRECTORY;
+    const isSymlink = (node.mode & TYPE_MASK) === SYMLINK;
+    const inheritsGroup = (directory.mode & SETGID) !== 0;
+    const { mode, xattrs: inherited } = isSymlink
+      ? { mode: node.mode, xattrs: [] }
+      : inheritAcl(reads.xattr(parent, ACL_DEFAULT), node.mode, { umask: node.umask, isDirectory });
+    const time = clock.now();
+    const inode = metadata.allocateInode();
+    await metadata.propose({
+      kind: 'make',
+      inode,
+      entry: name === null ? null : { parent, name: Buffer.copyBytesFrom(name) },
+      mode: inheritsGroup && isDirectory ? mode | SETGID : mode,
+      uid: caller.uid,
+      gid: inheritsGroup ? directory.gid : caller.gid,
+      rdev: node.rdev ?? 0,
+      target: node.target === undefined ? null : Buffer.copyBytesFrom(node.target),
+      xattrs: inherited,
+      time,
+    });
+    if (name !== null) changedEntry(caller, parent, name);
+    return attributes(row(inode));
+  }
+
+  function changedEntry(caller: Caller, parent: Inode, name: Name): void {
+    if (listeners.size === 0) return;
+    emit({ kind: 'entry', parent, name, mount: caller.mount });
+    emit({ kind: 'attributes', inode: parent, mount: caller.mount });
+  }
+
+  function changedInode(caller: Caller, inode: Inode): void {
+    emit({ kind: 'attributes', inode, mount: caller.mount });
+  }
+
+  function lostName(caller: Caller, outcome: Outcome): void {
+    if (outcome.removed === undefined) return;
+    changedInode(caller, outcome.removed.inode);
+    if (outcome.removed.orphaned) maintenance.orphaned(outcome.removed.inode, caller.mount);
+  }
+
+  async function setattr(caller: Caller, inode: Inode, changes: AttributeChanges): Promise<Attributes> {
+    if (changes.size !== undefined) {
+      if (changes.size > FILE_BYTES_MAX) throw new FsError('EFBIG');
+      await settle(inode);
+    }
+    const old = row(inode);
+    const type = old.mode & TYPE_MASK;
+    if (changes.size !== undefined && type === DIRECTORY) throw new FsError('EISDIR');
+    const time = clock.now();
+    let mode = changes.mode === undefined ? old.mode : type | (changes.mode & 0o7777);
+    const ownerChanges = changes.uid !== undefined || changes.gid !== undefined;
+    // A SETATTR that names nothing is chown(-1, -1): it clears the bits as any chown does.
+    const clears = ownerChanges || changes.killPrivileges === true || Object.keys(changes).length === 0;
+    if (clears && changes.mode === undefined && type !== DIRECTORY) mode = withoutPrivileges(mode);
+    const xattrChanges: XattrChange[] = [];
+    if (changes.mode !== undefined) {
+      const acl = reads.xattr(inode, ACL_ACCESS);
+      if (acl !== undefined) xattrChanges.push({ name: ACL_ACCESS, value: accessAclAfterChmod(acl, mode) });
+    }
+    if ((ownerChanges || changes.size !== undefined) && reads.xattr(inode, CAPABILITY) !== undefined) {
+      xattrChanges.push({ name: CAPABILITY, value: null });
+    }
+    const mtime = changes.mtime ?? (changes.size === undefined ? undefined : 'now');
+    const file = data.state(inode);
+    // An explicit time must not be overwritten by the time of an earlier write that is flushed later.
+    if (mtime !== undefined && file?.modified !== undefined && changes.size === undefined)
+      await settle(inode);
+    await metadata.propose({
+      kind: 'attributes',
+      inode,
+      ...(mode === old.mode ? {} : { mode }),
+      ...(changes.uid === undefined ? {} : { uid: changes.uid }),
+      ...(changes.gid === undefined ? {} : { gid: changes.gid }),
+      ...(changes.size === undefined ? {} : { size: changes.size }),
+      ...(changes.atime === undefined ? {} : { atime: changes.atime === 'now' ? time : changes.atime }),
+      ...(mtime === undefined ? {} : { mtime: mtime === 'now' ? time : mtime }),
+      xattrs: xattrChanges,
+      time,
+    });
+    if (changes.size !== undefined) {
+      data.changed(inode);
+      emit({ kind: 'data', inode, offset: changes.size, length: 0, mount: caller.mount });
+    }
+    changedInode(caller, inode);
+    return attributes(row(inode));
+  }
+
+  async function clearPrivileges(caller: Caller, found: InodeRow): Promise<void> {
+    const mode = withoutPrivileges(found.mode);
+    const capability = reads.xattr(found.inode, CAPABILITY) !== undefined;
+    if (mode === found.mode && !capability) return;
+    await metadata.propose({
+      kind: 'attributes',
+      inode: found.inode,
+      ...(mode === found.mode ? {} : { mode }),
+      xattrs: capability ? [{ name: CAPABILITY, value: null }] : [],
+      time: clock.now(),
+    });
+    // The kernel that wrote does not know that the bits are gone.
+    emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
+    void caller;
+  }
+
+  /** relatime: an access is noted when the last noted one is older than the last change, or a day old. */
+  function noteAccess(found: InodeRow): void {
+    const now = clock.now();
+    const stale =
+      !isNewer(found.atime, found.mtime) ||
+      !isNewer(found.atime, found.ctime) ||
+      now.seconds - found.atime.seconds >= RELATIME_SECONDS;
+    if (!stale || metadata.status().readOnly !== undefined) return;
+    const noted = metadata.propose({
+      kind: 'attributes',
+      inode: found.inode,
+      atime: now,
+      xattrs: [],
+      time: null,
+    });
+    // A time of access that cannot be noted must not fail the read.
+    noted.catch(() => {});
+  }
+
+  if (metadata.status().version === 0) {
+    const time = clock.now();
+    void metadata.propose({
+      kind: 'attributes',
+      inode: ROOT_INODE,
+      atime: time,
+      mtime: time,
+      xattrs: [],
+      time,
+    });
+  }
+
+  return {
+    lookup(parent, name) {
+      if (name.byteLength > NAME_BYTES_MAX) throw new FsError('ENAMETOOLONG');
+      const found = reads.child(parent, name);
+      return found === undefined ? undefined : attributes(found);
+    },
+    getattr: (inode) => attributes(row(inode)),
+    setattr,
+    mknod: (caller, parent, name, node) => make(caller, parent, name, node),
+    async symlink(caller, parent, name, target) {
+      if (target.byteLength > SYMLINK_BYTES_MAX) throw new FsError('ENAMETOOLONG');
+      return make(caller, parent, name, { mode: SYMLINK | 0o777, umask: 0, target });
+    },
+    readlink(_caller, inode) {
+      const found = row(inode);
+      if (found.target === null) throw new FsError('EINVAL');
+      noteAccess(found);
+      return found.target;
+    },
+    async link(caller, inode, parent, name) {
+      checkName(name);
+      const copied = Buffer.copyBytesFrom(name);
+      await metadata.propose({ kind: 'link', inode, parent, name: copied, time: clock.now() });
+      maintenance.named(inode);
+      changedEntry(caller, parent, name);
+      changedInode(caller, inode);
+      return attributes(row(inode));
+    },
+    async unlink(caller, parent, name) {
+      const copied = Buffer.copyBytesFrom(name);
+      const outcome = await metadata.propose({ kind: 'unlink', parent, name: copied, time: clock.now() });
+      changedEntry(caller, parent, copied);
+      lostName(caller, outcome);
+    },
+    async rmdir(caller, parent, name) {
+      const copied = Buffer.copyBytesFrom(name);
+      const outcome = await metadata.propose({ kind: 'rmdir', parent, name: copied, time: clock.now() });
+      changedEntry(caller, parent, copied);
+      lostName(caller, outcome);
+    },
+    async rename(caller, from, to, flags) {
+      checkName(to.name);
+      const source = { parent: from.parent, name: Buffer.copyBytesFrom(from.name) };
+      const target = { parent: to.parent, name: Buffer.copyBytesFrom(to.name) };
+      const outcome = await metadata.propose({
+        kind: 'rename',
+        from: source,
+        to: target,
+        ...flags,
+        time: clock.now(),
+      });
+      changedEntry(caller, source.parent, source.name);
+      changedEntry(caller, target.parent, target.name);
+      for (const inode of outcome.moved ?? []) changedInode(caller, inode);
+      lostName(caller, outcome);
+    },
+    async create(caller, parent, name, node) {
+      const made = await make(caller, parent, name, node);
+      data.open(made.inode, caller.mount).capabilityFree = true;
+      return made;
+    },
+    async tmpfile(caller, parent, node) {
+      const made = await make(caller, parent, null, node);
+      data.open(made.inode, caller.mount).capabilityFree = true;
+      maintenance.orphaned(made.inode, caller.mount);
+      return made;
+    },
+    open(caller, inode, flags) {
+      const found = row(inode);
+      if (!flags.truncate) {
+        data.open(inode, caller.mount);
+        return { keepCache: true };
+      }
+      const killPrivileges = flags.killPrivileges === true;
+      return setattr(caller, inode, { size: 0, ...(killPrivileges ? { killPrivileges } : {}) }).then(() => {
+        data.open(found.inode, caller.mount);
+        return { keepCache: true };
+      });
+    },
+    release(caller, inode) {
+      const released = data.release(inode, caller.mount);
+      if (released === true) maintenance.released(inode);
+      else if (released instanceof Promise) {
+        return released.then((last) => {
+          if (last) maintenance.released(inode);
+        });
+      }
+      return undefined;
+    },
+    flush(caller, inode, owner) {
+      rangeLocks.drop(inode, { mount: caller.mount, owner });
+      return data.flush(inode);
+    },
+    async fsync(inode) {
+      await data.flush(inode);
+      await metadata.barrier();
+    },
+    read(_caller, inode, offset, target) {
+      const found = row(inode);
+      noteAccess(found);
+      const size = data.state(inode)?.size ?? found.size;
+      return data.read(inode, size, offset, target);
+    },
+    write(caller, inode, offset, bytes, flags) {
+      const file = data.state(inode) ?? data.open(inode, caller.mount);
+      const found = row(inode);
+      const size = file.size ?? found.size;
+      const start = flags.append ? size : offset;
+      if (start >= FILE_BYTES_MAX) throw new FsError('EFBIG');
+      const fitting =
+        start + bytes.byteLength > FILE_BYTES_MAX ? bytes.subarray(0, FILE_BYTES_MAX - start) : bytes;
+      const readOnly = metadata.status().readOnly;
+      if (readOnly !== undefined) throw new FsError('EROFS', readOnly);
+      chunks.reserve(fitting.byteLength);
+      // Another mount has grown the file: the kernel wrote its page at the wrong place.
+      if (start !== offset) emit({ kind: 'data', inode, offset: 0, length: 0, mount: NO_MOUNT });
+      const privileged = flags.killPrivileges && (found.mode & (SETUID | SETGID)) !== 0;
+      if (!privileged && file.capabilityFree) return data.write(file, start, fitting, caller.mount);
+      if (!privileged && reads.xattr(inode, CAPABILITY) === undefined) {
+        file.capabilityFree = true;
+        return data.write(file, start, fitting, caller.mount);
+      }
+      const written = data.write(file, start, fitting, caller.mount);
+      file.capabilityFree = true;
+      return clearPrivileges(caller, found).then(() => written);
+    },
+    allocate: (caller, inode, mode, range) => ranges.allocate(caller, inode, mode, range),
+    seek: (inode, offset, whence) => ranges.seek(inode, offset, whence),
+    copyRange: (caller, from, to, length) => ranges.copyRange(caller, from, to, length),
+
+    readdir(inode, cookie, limit) {
+      const directory = row(inode);
+      const entries: DirectoryEntry[] = [];
+      if (cookie < 1) entries.push({ inode, name: DOT, type: DIRECTORY, cookie: 1 });
+      if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
+      const left = limit - entries.length;
+      if (left > 0) entries.push(...reads.list(inode, Math.max(cookie, 2), left));
+      return entries;
+    },
+    touchAccess: (_caller, inode) => noteAccess(row(inode)),
+    statfs() {
+      const usage = chunks.usage();
+      const { inodes } = metadata.status();
+      const free = Math.floor(usage.availableBytes / BLOCK_BYTES);
+      return {
+        blockBytes: BLOCK_BYTES,
+        blocks: Math.floor(usage.diskBytes / BLOCK_BYTES),
+        blocksFree: free,
+        blocksAvailable: free,
+        files: inodes + free,
+        filesFree: free,
+        nameBytesMax: NAME_BYTES_MAX,
+      };
+    },
+    ...xattrs,
+    getLock(inode, owner, lock) {
+      return rangeLocks.test(inode, owner, lock);
+    },
+    setLock(caller, inode, owner, lock, { wait, flock }) {
+      row(inode);
+      return (flock ? flocks : rangeLocks).set(inode, owner, lock, { wait, signal: caller.signal });
+    },
+    releaseFlock: (inode, owner) => flocks.drop(inode, owner),
+    forget: (inode) => maintenance.forgotten(inode),
+    onInvalidate(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    async dropMount(mount) {
+      rangeLocks.dropMount(mount);
+      flocks.dropMount(mount);
+      for (const inode of data.dropMount(mount)) maintenance.released(inode);
+      maintenance.mountDropped();
+      await data.flushAll();
+    },
+    openFiles: (mount) => data.openCount(mount),
+    async barrier() {
+      await data.flushAll();
+      await metadata.barrier();
+    },
+    maintenance,
+    statistics: () => ({ openLocks: rangeLocks.count() + flocks.count(), dirtyBytes: data.dirtyBytes() }),
+    async close() {
+      await data.close();
+      await maintenance.close();
+    },
+  };
+}
+
+const DOT = Buffer.from('.');
+const DOT_DOT = Buffer.from('..');
+const CAPABILITY = Buffer.from('security.capability');
+
+/** Without setuid, and without setgid where it means "run as the group" (the group may execute). */
+function withoutPrivileges(mode: number): number {
+  const cleared = mode & ~SETUID;
+  return (cleared & GROUP_EXECUTE) === 0 ? cleared : cleared & ~SETGID;
+}
+
+function isNewer(a: Timestamp, b: Timestamp): boolean {
+  return a.seconds > b.seconds || (a.seconds === b.seconds && a.nanoseconds > b.nanoseconds);
+}

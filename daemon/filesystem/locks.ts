@@ -1,0 +1,178 @@
+/**
+ * Advisory locks: fcntl byte ranges and flock, one table each, by inode.
+ *
+ * A range lock belongs to an owner (the kernel's id of the process's file table, within one mount); setting a
+ * range replaces what the owner had there, splitting where needed. flock is the range of the whole file with
+ * the open file description as owner. Whoever must wait stands in a queue and is tried again whenever a lock
+ * of the file goes; waiting ends with EINTR when the caller is interrupted, and is refused with EDEADLK when
+ * the owners would wait for each other in a circle (fcntl only, as on Linux).
+ */
+
+import { FsError } from '../protocol/errors.ts';
+import type { Inode, MountId } from '../protocol/ids.ts';
+import type { LockOwner, MaybePromise, RangeLock } from './interface.ts';
+
+/** How long a chain of waiting owners is followed. */
+const DEADLOCK_DEPTH_MAX = 64;
+
+interface HeldLock {
+  readonly owner: string;
+  readonly mount: MountId;
+  readonly start: number;
+  readonly end: number;
+  readonly type: 'read' | 'write';
+  readonly pid: number;
+}
+
+interface Waiter {
+  readonly owner: string;
+  readonly mount: MountId;
+  readonly lock: RangeLock;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+interface FileLocks {
+  held: HeldLock[];
+  waiting: Waiter[];
+}
+
+export interface LockTable {
+  test(inode: Inode, owner: LockOwner, lock: RangeLock): RangeLock | undefined;
+  set(
+    inode: Inode,
+    owner: LockOwner,
+    lock: RangeLock,
+    options: { wait: boolean; signal?: AbortSignal | undefined },
+  ): MaybePromise<void>;
+  /** Drops everything that the owner holds on the file. Cheap when it holds nothing. */
+  drop(inode: Inode, owner: LockOwner): void;
+  dropMount(mount: MountId): void;
+  count(): number;
+}
+
+export function lockTable(options: { detectDeadlock: boolean }): LockTable {
+  const files = new Map<Inode, FileLocks>();
+  /** The waiter of an owner, to follow who waits for whom. */
+  const waitingOwners = new Map<string, { inode: Inode; waiter: Waiter }>();
+
+  function conflict(file: FileLocks, owner: string, lock: RangeLock): HeldLock | undefined {
+    return file.held.find(
+      (held) =>
+        held.owner !== owner &&
+        held.start <= lock.end &&
+        held.end >= lock.start &&
+        (held.type === 'write' || lock.type === 'write'),
+    );
+  }
+
+  /** Replaces what the owner holds in the range. */
+  function place(file: FileLocks, owner: string, mount: MountId, lock: RangeLock): void {
+    const held: HeldLock[] = [];
+    for (const old of file.held) {
+      if (old.owner !== owner || old.end < lock.start || old.start > lock.end) {
+        held.push(old);
+        continue;
+      }
+      if (old.start < lock.start) held.push({ ...old, end: lock.start - 1 });
+      if (old.end > lock.end) held.push({ ...old, start: lock.end + 1 });
+    }
+    if (lock.type !== 'unlock') {
+      held.push({ owner, mount, start: lock.start, end: lock.end, type: lock.type, pid: lock.pid });
+    }
+    file.held = held;
+  }
+
+  function wake(inode: Inode, file: FileLocks): void {
+    for (const waiter of [...file.waiting]) {
+      if (conflict(file, waiter.owner, waiter.lock) !== undefined) continue;
+      leave(file, waiter);
+      place(file, waiter.owner, waiter.mount, waiter.lock);
+      waiter.resolve();
+    }
+    if (file.held.length === 0 && file.waiting.length === 0) files.delete(inode);
+  }
+
+  function leave(file: FileLocks, waiter: Waiter): void {
+    file.waiting = file.waiting.filter((other) => other !== waiter);
+    waitingOwners.delete(waiter.owner);
+  }
+
+  function wouldDeadlock(owner: string, blocker: HeldLock): boolean {
+    let current: HeldLock | undefined = blocker;
+    for (let depth = 0; depth < DEADLOCK_DEPTH_MAX && current !== undefined; depth++) {
+      if (current.owner === owner) return true;
+      const waits = waitingOwners.get(current.owner);
+      const file = waits === undefined ? undefined : files.get(waits.inode);
+      if (waits === undefined || file === undefined) return false;
+      current = conflict(file, waits.waiter.owner, waits.waiter.lock);
+    }
+    return false;
+  }
+
+  return {
+    test(inode, owner, lock) {
+      const file = files.get(inode);
+      const found = file === undefined ? undefined : conflict(file, keyOf(owner), lock);
+      return found === undefined
+        ? undefined
+        : { start: found.start, end: found.end, type: found.type, pid: found.pid };
+    },
+    set(inode, lockOwner, lock, { wait, signal }) {
+      const owner = keyOf(lockOwner);
+      let file = files.get(inode);
+      if (file === undefined) {
+        if (lock.type === 'unlock') return undefined;
+        file = { held: [], waiting: [] };
+        files.set(inode, file);
+      }
+      const blocker = lock.type === 'unlock' ? undefined : conflict(file, owner, lock);
+      if (blocker === undefined) {
+        place(file, owner, lockOwner.mount, lock);
+        wake(inode, file);
+        return undefined;
+      }
+      if (!wait) throw new FsError('EAGAIN');
+      if (options.detectDeadlock && wouldDeadlock(owner, blocker)) throw new FsError('EDEADLK');
+      if (signal?.aborted === true) throw new FsError('EINTR');
+      const locks = file;
+      return new Promise<void>((resolve, reject) => {
+        const waiter: Waiter = { owner, mount: lockOwner.mount, lock, resolve, reject };
+        locks.waiting.push(waiter);
+        waitingOwners.set(owner, { inode, waiter });
+        signal?.addEventListener(
+          'abort',
+          () => {
+            if (!locks.waiting.includes(waiter)) return;
+            leave(locks, waiter);
+            reject(new FsError('EINTR'));
+          },
+          { once: true },
+        );
+      });
+    },
+    drop(inode, lockOwner) {
+      const file = files.get(inode);
+      if (file === undefined) return;
+      const owner = keyOf(lockOwner);
+      if (!file.held.some((held) => held.owner === owner)) return;
+      file.held = file.held.filter((held) => held.owner !== owner);
+      wake(inode, file);
+    },
+    dropMount(mount) {
+      for (const [inode, file] of files) {
+        for (const waiter of file.waiting.filter((other) => other.mount === mount)) {
+          leave(file, waiter);
+          waiter.reject(new FsError('EINTR'));
+        }
+        file.held = file.held.filter((held) => held.mount !== mount);
+        wake(inode, file);
+      }
+    },
+    count: () => [...files.values()].reduce((sum, file) => sum + file.held.length, 0),
+  };
+}
+
+function keyOf(owner: LockOwner): string {
+  return `${owner.mount}:${owner.owner}`;
+}

@@ -1,0 +1,95 @@
+/** Operations on ranges of a file that move no bytes: fallocate, SEEK_DATA and SEEK_HOLE, copy_file_range. */
+
+import { FsError } from '../protocol/errors.ts';
+import { CHUNK_BYTES_MAX, FILE_BYTES_MAX, type Inode } from '../protocol/ids.ts';
+import type { Context } from './filesystem.ts';
+import type { AllocateMode, Caller, FileSystem } from './interface.ts';
+
+/** Longest range of one copy operation, and most extents in it: the caller asks again for the rest. */
+const COPY_BYTES_MAX = 1024 * 1024 * 1024;
+const COPY_EXTENTS_MAX = 1024;
+/** Bytes that one step of a seek looks at. */
+const SEEK_STEP_BYTES = 64 * CHUNK_BYTES_MAX;
+const TYPE_MASK = 0o170000;
+const REGULAR = 0o100000;
+
+export function rangeOperations(context: Context): Pick<FileSystem, 'allocate' | 'seek' | 'copyRange'> {
+  const { metadata, data, chunks, clock, emit, row, settle } = context;
+  const { reads } = metadata;
+
+  async function allocate(
+    caller: Caller,
+    inode: Inode,
+    mode: AllocateMode,
+    { offset, length }: { offset: number; length: number },
+  ): Promise<void> {
+    const end = offset + length;
+    if (end > FILE_BYTES_MAX) throw new FsError('EFBIG');
+    await settle(inode);
+    const found = row(inode);
+    if ((found.mode & TYPE_MASK) !== REGULAR) throw new FsError('ENODEV');
+    const time = clock.now();
+    if (mode.kind === 'allocate') {
+      // Chunks are immutable: space for later writes cannot be set aside, only found to be there now.
+      chunks.reserve(length);
+      if (mode.keepSize || end <= found.size) return;
+      await metadata.propose({ kind: 'attributes', inode, size: end, mtime: time, xattrs: [], time });
+    } else {
+      const keepSize = mode.kind === 'punch-hole' || mode.keepSize;
+      const sizeAtLeast = keepSize ? 0 : end;
+      await metadata.propose({ kind: 'punch', inode, offset, length, sizeAtLeast, time });
+      emit({ kind: 'data', inode, offset, length, mount: caller.mount });
+    }
+    data.changed(inode);
+    emit({ kind: 'attributes', inode, mount: caller.mount });
+  }
+
+  async function seek(inode: Inode, offset: number, whence: 'data' | 'hole'): Promise<number> {
+    await settle(inode);
+    const { size } = row(inode);
+    if (offset < 0 || offset >= size) throw new FsError('ENXIO');
+    let position = offset;
+    while (position < size) {
+      const stepEnd = Math.min(size, position + SEEK_STEP_BYTES);
+      for (const extent of reads.extents(inode, position, stepEnd)) {
+        if (whence === 'data') return Math.max(position, extent.offset);
+        if (extent.offset > position) return position;
+        position = extent.offset + extent.length;
+      }
+      if (whence === 'hole' && position < stepEnd) return position;
+      position = Math.max(position, stepEnd);
+    }
+    if (whence === 'data') throw new FsError('ENXIO');
+    return size;
+  }
+
+  return {
+    allocate,
+    seek,
+    async copyRange(caller, from, to, length) {
+      await settle(from.inode);
+      await settle(to.inode);
+      const source = row(from.inode);
+      row(to.inode);
+      let bytes = Math.min(length, COPY_BYTES_MAX, source.size - from.offset);
+      if (bytes <= 0) return 0;
+      if (to.offset + bytes > FILE_BYTES_MAX) throw new FsError('EFBIG');
+      const extents = reads.extents(from.inode, from.offset, from.offset + bytes);
+      const last = extents[COPY_EXTENTS_MAX];
+      if (last !== undefined) bytes = last.offset - from.offset;
+      await metadata.propose({
+        kind: 'copy',
+        from: from.inode,
+        fromOffset: from.offset,
+        to: to.inode,
+        toOffset: to.offset,
+        length: bytes,
+        time: clock.now(),
+      });
+      data.changed(to.inode);
+      emit({ kind: 'data', inode: to.inode, offset: to.offset, length: bytes, mount: caller.mount });
+      emit({ kind: 'attributes', inode: to.inode, mount: caller.mount });
+      return bytes;
+    },
+  };
+}

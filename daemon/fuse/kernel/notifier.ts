@@ -1,0 +1,156 @@
+/**
+ * Tells the kernel that what it cached is old.
+ *
+ * A notify can block on a lock that a request in flight holds, and that request may need this very daemon: so
+ * a thread of its own writes them. Changes of the own
+ * mount and of inodes its kernel does not know are skipped. What waits is kept once for each inode or name;
+ * beyond QUEUE_MAX all names are made old at once (INC_EPOCH), which needs no list.
+ */
+
+import { Worker } from 'node:worker_threads';
+import type { Invalidation } from '../../filesystem/interface.ts';
+import { type Inode, ROOT_INODE } from '../../protocol/ids.ts';
+import { workerUrl } from '../../runtime/worker-url.ts';
+import { NOTIFY, OUT_HEADER_BYTES, put64 } from './protocol.ts';
+import type { Session } from './session.ts';
+
+const QUEUE_MAX = 65_536;
+const DRAIN_WAIT_MS = 5;
+/** FUSE_NOTIFY_INC_EPOCH came with 7.44. */
+const EPOCH_KERNEL_MINOR = 44;
+
+export interface Notifier {
+  /** Waits until all that was reported so far has reached the kernel, at most DRAIN_WAIT_MS. */
+  drained(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** From the notify thread: a batch is done; `refused` lists unexpected error codes. */
+export interface NotifyDone {
+  readonly refused: string[];
+}
+
+export function startNotifier(session: Session, kernelMinor: () => number): Notifier {
+  let queue = new Map<string, Uint8Array>();
+  let sending = false;
+  let stopped = false;
+  let waiters: (() => void)[] = [];
+
+  const pump = (): void => {
+    if (sending || stopped) return;
+    if (queue.size === 0) {
+      for (const resolve of waiters.splice(0)) resolve();
+      return;
+    }
+    worker.postMessage([...queue.values()], []);
+    queue = new Map();
+    sending = true;
+  };
+
+  const worker = new Worker(workerUrl(import.meta.url, './notify-worker'), {
+    workerData: { descriptor: session.descriptor },
+  });
+  worker.on('message', ({ refused }: NotifyDone) => {
+    for (const code of refused) session.log.warn('the kernel refused an invalidation', { code });
+    sending = false;
+    pump();
+  });
+  worker.on('error', (error: Error) => {
+    session.log.error('the invalidation thread ended; names may stay stale for up to two minutes', {
+      error: error.message,
+    });
+    stopped = true;
+  });
+  worker.unref();
+
+  const overflow = (): void => {
+    session.log.warn('too many invalidations wait; all cached names of the mount are dropped instead', {
+      queued: queue.size,
+    });
+    for (const key of queue.keys()) if (key.startsWith('entry')) queue.delete(key);
+    if (kernelMinor() >= EPOCH_KERNEL_MINOR) queue.set('epoch', message(NOTIFY.INC_EPOCH, 0));
+  };
+
+  const unsubscribe = session.filesystem.onInvalidate((event) => {
+    if (stopped || event.mount === session.mount) return;
+    const inode = event.kind === 'entry' ? event.parent : event.inode;
+    if (!isKnown(session, inode)) return;
+    enqueue(queue, event);
+    if (queue.size > QUEUE_MAX) overflow();
+    // One message for all changes of this turn of the event loop.
+    if (!sending) queueMicrotask(pump);
+  });
+
+  return {
+    drained() {
+      if (!sending && queue.size === 0) return Promise.resolve();
+      return new Promise((resolve) => {
+        const timer = setTimeout(resolve, DRAIN_WAIT_MS);
+        waiters.push(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+    },
+    async stop() {
+      stopped = true;
+      unsubscribe();
+      for (const resolve of waiters) resolve();
+      waiters = [];
+      await worker.terminate();
+    },
+  };
+}
+
+/** A request in flight may be about to make the inode known. */
+function isKnown(session: Session, inode: Inode): boolean {
+  return inode === ROOT_INODE || session.pending.size > 0 || session.lookups.has(inode);
+}
+
+function enqueue(queue: Map<string, Uint8Array>, event: Invalidation): void {
+  switch (event.kind) {
+    case 'attributes':
+      queue.set(`attributes ${event.inode}`, inodeMessage(event.inode, -1, 0));
+      return;
+    case 'data': {
+      const key = `data ${event.inode}`;
+      // Two ranges of one file become the whole file: dropping too much is only slower.
+      const whole = queue.has(key);
+      queue.set(key, inodeMessage(event.inode, whole ? 0 : event.offset, whole ? 0 : event.length));
+      return;
+    }
+    case 'entry':
+      queue.set(
+        `entry ${event.parent} ${Buffer.from(event.name).toString('latin1')}`,
+        entryMessage(event.parent, event.name),
+      );
+  }
+}
+
+/** `offset` -1: attributes only; `length` 0: to the end. */
+function inodeMessage(inode: Inode, offset: number, length: number): Uint8Array {
+  const bytes = message(NOTIFY.INVAL_INODE, 24);
+  const words = new Uint32Array(bytes.buffer);
+  put64(words, 4, inode);
+  put64(words, 6, offset);
+  put64(words, 8, length);
+  return bytes;
+}
+
+function entryMessage(parent: Inode, name: Uint8Array): Uint8Array {
+  const bytes = message(NOTIFY.INVAL_ENTRY, 16 + name.length + 1);
+  const words = new Uint32Array(bytes.buffer, 0, 8);
+  put64(words, 4, parent);
+  words[6] = name.length;
+  bytes.set(name, OUT_HEADER_BYTES + 16);
+  return bytes;
+}
+
+/** A notify is a reply to request 0 whose error is its code. */
+function message(code: number, bodyBytes: number): Uint8Array {
+  const bytes = new Uint8Array(OUT_HEADER_BYTES + bodyBytes);
+  const words = new Uint32Array(bytes.buffer, 0, 4);
+  words[0] = bytes.length;
+  words[1] = code;
+  return bytes;
+}

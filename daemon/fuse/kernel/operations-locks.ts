@@ -1,0 +1,64 @@
+/** fcntl locks and flock. The kernel keeps none of them itself: every request comes here. */
+
+import type { RangeLock } from '../../filesystem/interface.ts';
+import { ERRNO } from '../../protocol/errors.ts';
+import { big64, LK_FLOCK, put64, u64, word } from './protocol.ts';
+import type { Request } from './request.ts';
+import { replyEmpty, replyError, replySmall, type Session, settle } from './session.ts';
+
+/** F_RDLCK, F_WRLCK, F_UNLCK. */
+const TYPES = ['read', 'write', 'unlock'] as const;
+
+export function getlk(session: Session, request: Request, words: Uint32Array): void {
+  const lock = decode(words);
+  if (lock === undefined) {
+    replyError(session, request, ERRNO.EINVAL);
+    return;
+  }
+  const owner = { mount: session.mount, owner: big64(words, 12) };
+  settle(session, request, session.filesystem.getLock(request.inode, owner, lock), replyLock);
+}
+
+export function setlk(session: Session, request: Request, words: Uint32Array): void {
+  setlkWith(session, request, words, false);
+}
+
+export function setlkw(session: Session, request: Request, words: Uint32Array): void {
+  setlkWith(session, request, words, true);
+}
+
+function setlkWith(session: Session, request: Request, words: Uint32Array, wait: boolean): void {
+  const lock = decode(words);
+  if (lock === undefined) {
+    replyError(session, request, ERRNO.EINVAL);
+    return;
+  }
+  const owner = { mount: session.mount, owner: big64(words, 12) };
+  const flock = (word(words, 20) & LK_FLOCK) !== 0;
+  const answer = session.filesystem.setLock(request, request.inode, owner, lock, { wait, flock });
+  settle(session, request, answer, replyEmpty);
+}
+
+function decode(words: Uint32Array): RangeLock | undefined {
+  const type = TYPES[word(words, 18)];
+  if (type === undefined) return undefined;
+  // OFFSET_MAX (2^63 - 1) means "to the end".
+  const end = Math.min(u64(words, 16), Number.MAX_SAFE_INTEGER);
+  return { start: u64(words, 14), end, type, pid: word(words, 19) };
+}
+
+function replyLock(session: Session, request: Request, lock: RangeLock | undefined): void {
+  const { words } = session;
+  words.fill(0, 4, 10);
+  if (lock === undefined) words[8] = TYPES.indexOf('unlock');
+  else {
+    put64(words, 4, lock.start);
+    if (lock.end === Number.MAX_SAFE_INTEGER) {
+      words[6] = 0xffff_ffff;
+      words[7] = 0x7fff_ffff;
+    } else put64(words, 6, lock.end);
+    words[8] = TYPES.indexOf(lock.type);
+    words[9] = lock.pid;
+  }
+  replySmall(session, request, 24);
+}

@@ -1,0 +1,484 @@
+/**
+ * `apply`: the one way in which metadata changes.
+ *
+ * Deterministic: no clock, no randomness, no I/O beyond SQLite; the same operation on the same state gives the
+ * same result on every node. An operation is checked in full before its first write, so that a refused one
+ * (FsError) has changed nothing and the transaction that it shares with others goes on.
+ *
+ * Link counts as on ext4: a directory has two plus its subdirectories. What lost its last name keeps its row
+ * with `links` 0 and an `orphan` row, until `reclaim`.
+ */
+
+import type { DatabaseSync } from 'node:sqlite';
+import { FsError } from '../protocol/errors.ts';
+import { FILE_BYTES_MAX, type Inode, LINKS_MAX, type Name, type Timestamp } from '../protocol/ids.ts';
+import type { Operation, XattrChange } from '../protocol/operations.ts';
+import { assert, defined, unreachable } from '../runtime/assert.ts';
+import { extentWriter, type Payload, type SmallChunkSink, type Totals } from './apply-extents.ts';
+import type { MetadataReads } from './reads.ts';
+import type { DentryRow, InodeRow } from './rows.ts';
+
+const TYPE_MASK = 0o170000;
+const DIRECTORY = 0o040000;
+/** The cookie of an entry is its operation's version plus this; `.` and `..` have 1 and 2. */
+const FIRST_COOKIE = 2;
+/** The counter of inode numbers is written ahead in steps, not with every new file. */
+const INODE_NUMBERS_STEP = 4096;
+
+/** What an operation did, for those who hold caches of it. */
+export interface Outcome {
+  /** The inode that lost a name (unlink, rmdir, rename over it). */
+  readonly removed?: { readonly inode: Inode; readonly orphaned: boolean };
+  /** The inode that moved (rename), or both (exchange). */
+  readonly moved?: readonly Inode[];
+  /** `reclaim`: how many orphans are gone; `drop-chunks`: how many chunks. */
+  readonly count?: number;
+}
+
+export interface Apply {
+  /** `version` is the operation's place in the log; `payload` the bytes of small chunks that it brings. */
+  (operation: Operation, version: number, payload: Payload): Outcome;
+  readonly totals: Totals;
+}
+
+const NOTHING: Outcome = {};
+
+export function openApply(
+  database: DatabaseSync,
+  reads: MetadataReads,
+  totals: Totals,
+  unsettled: SmallChunkSink,
+): Apply {
+  const extents = extentWriter(database, totals, unsettled);
+  const write = writeStatements(database);
+
+  const handlers: { [K in Operation['kind']]: Handler<K> } = {
+    make(operation, version) {
+      const { entry } = operation;
+      const isDirectory = (operation.mode & TYPE_MASK) === DIRECTORY;
+      assert(reads.inode(operation.inode) === undefined, `inode ${operation.inode} is not in use`);
+      if (entry !== null) {
+        const parent = liveDirectory(reads, entry.parent);
+        if (reads.dentry(entry.parent, entry.name) !== undefined) throw new FsError('EEXIST');
+        if (isDirectory && parent.links >= LINKS_MAX) throw new FsError('EMLINK');
+        addEntry(entry.parent, entry.name, operation.inode, operation.mode, version);
+        touchDirectory(entry.parent, isDirectory ? 1 : 0, operation.time);
+      } else {
+        write.orphanInsert(operation.inode);
+      }
+      write.inodeInsert(operation, entry === null ? 0 : isDirectory ? 2 : 1, isDirectory ? entry?.parent : 0);
+      changeXattrs(operation.inode, operation.xattrs);
+      const next = write.nextInode();
+      if (operation.inode >= next) write.setNextInode(operation.inode + INODE_NUMBERS_STEP);
+      totals.inodes++;
+      return NOTHING;
+    },
+
+    link(operation, version) {
+      const row = liveInode(reads, operation.inode);
+      if ((row.mode & TYPE_MASK) === DIRECTORY) throw new FsError('EPERM');
+      if (row.links >= LINKS_MAX) throw new FsError('EMLINK');
+      liveDirectory(reads, operation.parent);
+      if (reads.dentry(operation.parent, operation.name) !== undefined) throw new FsError('EEXIST');
+      // A file without a name (O_TMPFILE) gets its first one.
+      if (row.links === 0) {
+        if (!reads.isOrphan(operation.inode)) throw new FsError('ENOENT');
+        write.orphanDelete(operation.inode);
+      }
+      addEntry(operation.parent, operation.name, operation.inode, row.mode, version);
+      write.setLinks(operation.inode, row.links + 1, operation.time);
+      touchDirectory(operation.parent, 0, operation.time);
+      return NOTHING;
+    },
+
+    unlink(operation) {
+      liveDirectory(reads, operation.parent);
+      const entry = existingEntry(reads, operation.parent, operation.name);
+      if (entry.type === DIRECTORY) throw new FsError('EISDIR');
+      write.dentryDelete(operation.parent, operation.name);
+      touchDirectory(operation.parent, 0, operation.time);
+      return { removed: dropLink(entry.inode, operation.time) };
+    },
+
+    rmdir(operation) {
+      liveDirectory(reads, operation.parent);
+      const entry = existingEntry(reads, operation.parent, operation.name);
+      if (entry.type !== DIRECTORY) throw new FsError('ENOTDIR');
+      if (reads.list(entry.inode, 0, 1).length > 0) throw new FsError('ENOTEMPTY');
+      write.dentryDelete(operation.parent, operation.name);
+      touchDirectory(operation.parent, -1, operation.time);
+      return { removed: removeDirectory(entry.inode, operation.time) };
+    },
+
+    rename(operation, version) {
+      return operation.exchange ? exchange(operation) : rename(operation, version);
+    },
+
+    attributes(operation) {
+      const row = existingInode(reads, operation.inode);
+      const size = operation.size;
+      if (size !== undefined) {
+        if (size > FILE_BYTES_MAX) throw new FsError('EFBIG');
+        if (size < row.size) extents.remove(row.inode, size, FILE_BYTES_MAX);
+      }
+      write.setAttributes(row, operation);
+      changeXattrs(row.inode, operation.xattrs);
+      return NOTHING;
+    },
+
+    write(operation, _version, payload) {
+      const row = existingInode(reads, operation.inode);
+      extents.check(operation.extents, payload);
+      for (const extent of operation.extents) extents.put(row.inode, extent, payload);
+      write.setContent(row.inode, Math.max(row.size, operation.sizeAtLeast), operation.time);
+      return NOTHING;
+    },
+
+    punch(operation) {
+      const row = existingInode(reads, operation.inode);
+      extents.remove(row.inode, operation.offset, operation.offset + operation.length);
+      write.setContent(row.inode, Math.max(row.size, operation.sizeAtLeast), operation.time);
+      return NOTHING;
+    },
+
+    copy(operation) {
+      existingInode(reads, operation.from);
+      const to = existingInode(reads, operation.to);
+      const found = reads.extents(
+        operation.from,
+        operation.fromOffset,
+        operation.fromOffset + operation.length,
+      );
+      extents.copy(found, operation);
+      write.setContent(to.inode, Math.max(to.size, operation.toOffset + operation.length), operation.time);
+      return NOTHING;
+    },
+
+    fold(operation, _version, payload) {
+      const row = existingInode(reads, operation.inode);
+      const end = operation.offset + operation.length;
+      const found = reads.extents(row.inode, operation.offset, end);
+      const unchanged =
+        found.length === operation.expected.length &&
+        found.every((extent, index) => {
+          const expected = defined(operation.expected[index], 'the lists have one length');
+          return (
+            extent.offset === expected.offset &&
+            extent.length === expected.length &&
+            extent.hash === expected.hash &&
+            extent.chunkOffset === expected.chunkOffset
+          );
+        });
+      if (!unchanged) throw new FsError('EAGAIN');
+      extents.check(operation.extents, payload);
+      extents.remove(row.inode, operation.offset, end);
+      for (const extent of operation.extents) extents.put(row.inode, extent, payload);
+      return NOTHING;
+    },
+
+    reclaim(operation) {
+      let left = operation.extentsMax;
+      let count = 0;
+      for (const inode of operation.inodes) {
+        const row = reads.inode(inode);
+        // An orphan that got a name meanwhile (link of an O_TMPFILE) is none any more.
+        if (row === undefined || row.links > 0 || !reads.isOrphan(inode)) continue;
+        left -= extents.removeSome(inode, left);
+        if (left <= 0) break;
+        write.xattrDeleteAll(inode);
+        write.orphanDelete(inode);
+        write.inodeDelete(inode);
+        totals.inodes--;
+        count++;
+      }
+      return { count };
+    },
+
+    'drop-chunks'(operation) {
+      let count = 0;
+      for (const hash of operation.hashes) if (extents.dropChunk(hash)) count++;
+      return { count };
+    },
+  };
+
+  function rename(operation: Extract<Operation, { kind: 'rename' }>, version: number): Outcome {
+    const { from, to, time } = operation;
+    liveDirectory(reads, from.parent);
+    const toParent = liveDirectory(reads, to.parent);
+    const source = existingEntry(reads, from.parent, from.name);
+    const target = reads.dentry(to.parent, to.name);
+    const isDirectory = source.type === DIRECTORY;
+    if (isDirectory) refuseLoop(reads, source.inode, to.parent);
+    if (target !== undefined) {
+      if (operation.noReplace) throw new FsError('EEXIST');
+      if (target.inode === source.inode) return NOTHING;
+      if (isDirectory && target.type !== DIRECTORY) throw new FsError('ENOTDIR');
+      if (!isDirectory && target.type === DIRECTORY) throw new FsError('EISDIR');
+      if (isDirectory && reads.list(target.inode, 0, 1).length > 0) throw new FsError('ENOTEMPTY');
+    }
+    const crosses = from.parent !== to.parent;
+    if (isDirectory && crosses && target === undefined && toParent.links >= LINKS_MAX) {
+      throw new FsError('EMLINK');
+    }
+
+    write.dentryDelete(from.parent, from.name);
+    let removed: Outcome['removed'];
+    if (target === undefined) {
+      addEntry(to.parent, to.name, source.inode, source.type, version);
+    } else {
+      write.dentrySetInode(to.parent, to.name, source.inode, source.type);
+      removed = isDirectory ? removeDirectory(target.inode, time) : dropLink(target.inode, time);
+    }
+    if (isDirectory && crosses) write.setParent(source.inode, to.parent);
+    write.setChanged(source.inode, time);
+    const fromLinks = isDirectory && (crosses || target !== undefined) ? -1 : 0;
+    const toLinks = isDirectory && crosses && target === undefined ? 1 : 0;
+    touchDirectory(from.parent, fromLinks, time);
+    if (crosses) touchDirectory(to.parent, toLinks, time);
+    return { moved: [source.inode], ...(removed === undefined ? {} : { removed }) };
+  }
+
+  function exchange(operation: Extract<Operation, { kind: 'rename' }>): Outcome {
+    const { from, to, time } = operation;
+    liveDirectory(reads, from.parent);
+    liveDirectory(reads, to.parent);
+    const source = existingEntry(reads, from.parent, from.name);
+    const target = existingEntry(reads, to.parent, to.name);
+    if (source.type === DIRECTORY) refuseLoop(reads, source.inode, to.parent);
+    if (target.type === DIRECTORY) refuseLoop(reads, target.inode, from.parent);
+    write.dentrySetInode(from.parent, from.name, target.inode, target.type);
+    write.dentrySetInode(to.parent, to.name, source.inode, source.type);
+    const crosses = from.parent !== to.parent;
+    const sourceIsDirectory = source.type === DIRECTORY ? 1 : 0;
+    const targetIsDirectory = target.type === DIRECTORY ? 1 : 0;
+    if (crosses && sourceIsDirectory === 1) write.setParent(source.inode, to.parent);
+    if (crosses && targetIsDirectory === 1) write.setParent(target.inode, from.parent);
+    write.setChanged(source.inode, time);
+    write.setChanged(target.inode, time);
+    touchDirectory(from.parent, crosses ? targetIsDirectory - sourceIsDirectory : 0, time);
+    if (crosses) touchDirectory(to.parent, sourceIsDirectory - targetIsDirectory, time);
+    return { moved: [source.inode, target.inode] };
+  }
+
+  function addEntry(parent: Inode, name: Name, inode: Inode, mode: number, version: number): void {
+    write.dentryInsert(parent, name, inode, mode & TYPE_MASK, version + FIRST_COOKIE);
+  }
+
+  function touchDirectory(inode: Inode, linksDelta: number, time: Timestamp): void {
+    write.touchDirectory(inode, linksDelta, time);
+  }
+
+  function dropLink(inode: Inode, time: Timestamp): { inode: Inode; orphaned: boolean } {
+    const row = defined(reads.inode(inode), `dentry refers to inode ${inode}`);
+    write.setLinks(inode, row.links - 1, time);
+    if (row.links === 1) write.orphanInsert(inode);
+    return { inode, orphaned: row.links === 1 };
+  }
+
+  function removeDirectory(inode: Inode, time: Timestamp): { inode: Inode; orphaned: boolean } {
+    write.setLinks(inode, 0, time);
+    write.orphanInsert(inode);
+    return { inode, orphaned: true };
+  }
+
+  function changeXattrs(inode: Inode, changes: readonly XattrChange[]): void {
+    for (const { name, value } of changes) {
+      if (value === null) write.xattrDelete(inode, name);
+      else write.xattrPut(inode, name, value);
+    }
+  }
+
+  const apply = ((operation, version, payload) => {
+    switch (operation.kind) {
+      case 'make':
+        return handlers.make(operation, version, payload);
+      case 'link':
+        return handlers.link(operation, version, payload);
+      case 'unlink':
+        return handlers.unlink(operation, version, payload);
+      case 'rmdir':
+        return handlers.rmdir(operation, version, payload);
+      case 'rename':
+        return handlers.rename(operation, version, payload);
+      case 'attributes':
+        return handlers.attributes(operation, version, payload);
+      case 'write':
+        return handlers.write(operation, version, payload);
+      case 'punch':
+        return handlers.punch(operation, version, payload);
+      case 'copy':
+        return handlers.copy(operation, version, payload);
+      case 'fold':
+        return handlers.fold(operation, version, payload);
+      case 'reclaim':
+        return handlers.reclaim(operation, version, payload);
+      case 'drop-chunks':
+        return handlers['drop-chunks'](operation, version, payload);
+      default:
+        return unreachable(operation);
+    }
+  }) as { (operation: Operation, version: number, payload: Payload): Outcome };
+  return Object.assign(apply, { totals });
+}
+
+type Handler<K extends Operation['kind']> = (
+  operation: Extract<Operation, { kind: K }>,
+  version: number,
+  payload: Payload,
+) => Outcome;
+
+function existingInode(reads: MetadataReads, inode: Inode): InodeRow {
+  const row = reads.inode(inode);
+  if (row === undefined) throw new FsError('ESTALE');
+  return row;
+}
+
+function liveInode(reads: MetadataReads, inode: Inode): InodeRow {
+  const row = reads.inode(inode);
+  if (row === undefined) throw new FsError('ENOENT');
+  return row;
+}
+
+/** A directory that still has a name; nothing may be made in a removed one. */
+function liveDirectory(reads: MetadataReads, inode: Inode): InodeRow {
+  const row = liveInode(reads, inode);
+  if ((row.mode & TYPE_MASK) !== DIRECTORY) throw new FsError('ENOTDIR');
+  if (row.links === 0) throw new FsError('ENOENT');
+  return row;
+}
+
+function existingEntry(reads: MetadataReads, parent: Inode, name: Name): DentryRow {
+  const entry = reads.dentry(parent, name);
+  if (entry === undefined) throw new FsError('ENOENT');
+  return entry;
+}
+
+/** A directory may not become its own descendant. */
+function refuseLoop(reads: MetadataReads, moved: Inode, destination: Inode): void {
+  let current = destination;
+  for (;;) {
+    if (current === moved) throw new FsError('EINVAL');
+    const row = defined(reads.inode(current), `directory ${current} has a row`);
+    if (row.parent === current || row.links === 0) return;
+    current = row.parent;
+  }
+}
+
+function writeStatements(database: DatabaseSync) {
+  const inodeInsert = database.prepare(
+    'INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)',
+  );
+  const inodeDelete = database.prepare('DELETE FROM inode WHERE inode = ?');
+  const dentryInsert = database.prepare('INSERT INTO dentry VALUES (?, ?, ?, ?, ?)');
+  const dentryDelete = database.prepare('DELETE FROM dentry WHERE parent = ? AND name = ?');
+  const dentrySetInode = database.prepare(
+    'UPDATE dentry SET inode = ?, type = ? WHERE parent = ? AND name = ?',
+  );
+  const touch = database.prepare(
+    'UPDATE inode SET links = links + ?2, mtime_s = ?3, mtime_ns = ?4, ctime_s = ?3, ctime_ns = ?4 WHERE inode = ?1',
+  );
+  const setLinks = database.prepare('UPDATE inode SET links = ?, ctime_s = ?, ctime_ns = ? WHERE inode = ?');
+  const setParent = database.prepare('UPDATE inode SET parent = ? WHERE inode = ?');
+  const setChanged = database.prepare('UPDATE inode SET ctime_s = ?, ctime_ns = ? WHERE inode = ?');
+  const setContent = database.prepare(
+    'UPDATE inode SET size = ?2, mtime_s = ?3, mtime_ns = ?4, ctime_s = ?3, ctime_ns = ?4 WHERE inode = ?1',
+  );
+  const setAttributes = database.prepare(
+    'UPDATE inode SET mode = ?, uid = ?, gid = ?, size = ?, atime_s = ?, atime_ns = ?, mtime_s = ?, mtime_ns = ?, ctime_s = ?, ctime_ns = ? WHERE inode = ?',
+  );
+  const orphanInsert = database.prepare('INSERT INTO orphan VALUES (?)');
+  const orphanDelete = database.prepare('DELETE FROM orphan WHERE inode = ?');
+  const xattrPut = database.prepare('INSERT OR REPLACE INTO xattr VALUES (?, ?, ?)');
+  const xattrDelete = database.prepare('DELETE FROM xattr WHERE inode = ? AND name = ?');
+  const xattrDeleteAll = database.prepare('DELETE FROM xattr WHERE inode = ?');
+  const nextInode = database.prepare("SELECT value FROM setting WHERE key = 'next_inode'");
+  const setNextInode = database.prepare("UPDATE setting SET value = ? WHERE key = 'next_inode'");
+
+  return {
+    inodeInsert(operation: Extract<Operation, { kind: 'make' }>, links: number, parent: number | undefined) {
+      const { seconds, nanoseconds } = operation.time;
+      const size = operation.target?.byteLength ?? 0;
+      inodeInsert.run(
+        operation.inode,
+        operation.mode,
+        links,
+        operation.uid,
+        operation.gid,
+        operation.rdev,
+        size,
+        seconds,
+        nanoseconds,
+        seconds,
+        nanoseconds,
+        seconds,
+        nanoseconds,
+        parent ?? 0,
+        operation.target,
+      );
+    },
+    inodeDelete: (inode: Inode) => inodeDelete.run(inode),
+    dentryInsert: (parent: Inode, name: Name, inode: Inode, type: number, cookie: number) =>
+      dentryInsert.run(parent, name, inode, type, cookie),
+    dentryDelete: (parent: Inode, name: Name) => dentryDelete.run(parent, name),
+    dentrySetInode: (parent: Inode, name: Name, inode: Inode, type: number) =>
+      dentrySetInode.run(inode, type, parent, name),
+    touchDirectory: (inode: Inode, linksDelta: number, time: Timestamp) =>
+      touch.run(inode, linksDelta, time.seconds, time.nanoseconds),
+    setLinks: (inode: Inode, links: number, time: Timestamp) =>
+      setLinks.run(links, time.seconds, time.nanoseconds, inode),
+    setParent: (inode: Inode, parent: Inode) => setParent.run(parent, inode),
+    setChanged: (inode: Inode, time: Timestamp) => setChanged.run(time.seconds, time.nanoseconds, inode),
+    setContent: (inode: Inode, size: number, time: Timestamp) =>
+      setContent.run(inode, size, time.seconds, time.nanoseconds),
+    setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>) {
+      const atime = operation.atime ?? row.atime;
+      const mtime = operation.mtime ?? row.mtime;
+      const ctime = operation.time ?? row.ctime;
+      setAttributes.run(
+        operation.mode ?? row.mode,
+        operation.uid ?? row.uid,
+        operation.gid ?? row.gid,
+        operation.size ?? row.size,
+        atime.seconds,
+        atime.nanoseconds,
+        mtime.seconds,
+        mtime.nanoseconds,
+        ctime.seconds,
+        ctime.nanoseconds,
+        row.inode,
+      );
+    },
+    orphanInsert: (inode: Inode) => orphanInsert.run(inode),
+    orphanDelete: (inode: Inode) => orphanDelete.run(inode),
+    xattrPut: (inode: Inode, name: Uint8Array, value: Uint8Array) => xattrPut.run(inode, name, value),
+    xattrDelete: (inode: Inode, name: Uint8Array) => xattrDelete.run(inode, name),
+    xattrDeleteAll: (inode: Inode) => xattrDeleteAll.run(inode),
+    nextInode: () => Number(nextInode.get()?.['value']),
+    setNextInode: (value: number) => setNextInode.run(value),
+  } satisfies { [name: string]: (...parameters: never[]) => unknown } as WriteStatements;
+}
+
+interface WriteStatements {
+  inodeInsert(
+    operation: Extract<Operation, { kind: 'make' }>,
+    links: number,
+    parent: number | undefined,
+  ): void;
+  inodeDelete(inode: Inode): void;
+  dentryInsert(parent: Inode, name: Name, inode: Inode, type: number, cookie: number): void;
+  dentryDelete(parent: Inode, name: Name): void;
+  dentrySetInode(parent: Inode, name: Name, inode: Inode, type: number): void;
+  touchDirectory(inode: Inode, linksDelta: number, time: Timestamp): void;
+  setLinks(inode: Inode, links: number, time: Timestamp): void;
+  setParent(inode: Inode, parent: Inode): void;
+  setChanged(inode: Inode, time: Timestamp): void;
+  setContent(inode: Inode, size: number, time: Timestamp): void;
+  setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>): void;
+  orphanInsert(inode: Inode): void;
+  orphanDelete(inode: Inode): void;
+  xattrPut(inode: Inode, name: Uint8Array, value: Uint8Array): void;
+  xattrDelete(inode: Inode, name: Uint8Array): void;
+  xattrDeleteAll(inode: Inode): void;
+  nextInode(): number;
+  setNextInode(value: number): void;
+}

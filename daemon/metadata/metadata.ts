@@ -1,0 +1,450 @@
+/**
+ * The metadata of one storing node: orders changes, applies them, makes them durable.
+ *
+ * The path of a change. `propose(operation)` applies it at once inside the open SQLite transaction, so that
+ * every later read sees it, and promises an answer. When the current turn of the event loop has run out of
+ * requests (a microtask), all operations of the turn go into the log with one write, and their proposers are
+ * answered: from then on they survive the death of this process. `barrier()` waits until the log is durable:
+ * one fdatasync for all who asked while the previous one ran.
+ *
+ * SQLite follows in batches: its transaction commits every few milliseconds, off the path of any request. Its
+ * state is always that of some version of the log. Opening applies what the log has beyond it.
+ *
+ * Checkpoints run in a worker thread on a connection of its own, so that the event loop never waits for a
+ * disk; a batch is held back for the moment in which a checkpoint could reach the end of the WAL, so that the
+ * WAL's size stays bounded. The log is trimmed behind what is durable in the databases.
+ *
+ * When the disk fails. If the log cannot be written or synced, or SQLite cannot commit, nothing more may be
+ * acknowledged: the metadata becomes read-only (EROFS) until the daemon is started again, which applies the
+ * log anew. What was acknowledged is in the log.
+ */
+
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { Packr } from 'msgpackr';
+import { describeError, FsError, WarrenError } from '../protocol/errors.ts';
+import type { ChunkHash, Inode } from '../protocol/ids.ts';
+import type { Operation } from '../protocol/operations.ts';
+import { assert, defined } from '../runtime/assert.ts';
+import type { Log } from '../runtime/log.ts';
+import { type Outcome, openApply } from './apply.ts';
+import type { Payload, Totals } from './apply-extents.ts';
+import { openCheckpointer } from './checkpointer.ts';
+import { hasLog, openOperationLog, readLog } from './operation-log.ts';
+import { type MetadataReads, metadataReads } from './reads.ts';
+import { query } from './rows.ts';
+import { migrate } from './schema.ts';
+import { unsettledChunks } from './unsettled.ts';
+
+/** SQLite's transaction commits after this many operations or this long, whichever is first. */
+const COMMIT_OPERATIONS = 250;
+const COMMIT_INTERVAL_MS = 25;
+/** Commits are held back at most this long for a checkpoint. */
+const COMMIT_HOLD_MS = 2000;
+/** Operations since the last checkpoint after which the next one starts. */
+const CHECKPOINT_OPERATIONS = 10_000;
+/** A quiet database is checkpointed this long after a change. */
+const CHECKPOINT_IDLE_MS = 5000;
+/** Log kept behind the durable state for nodes that were away, bytes; at most LOG_DISK_SHARE of the disk. */
+const LOG_KEEP_BYTES = 128 * 1024 * 1024;
+const LOG_DISK_SHARE = 1 / 64;
+const CACHE_KIB = 64 * 1024;
+const EMPTY_PAYLOAD: Payload = new Map<ChunkHash, Uint8Array>();
+const EPOCH = 1;
+
+/** Body of a log entry: epoch, operation, bytes of the small chunks that it brings. */
+type LogBody = [epoch: number, operation: Operation, payload: [ChunkHash, Uint8Array][]];
+
+export interface MetadataStatus {
+  /** Last operation, and the last one that SQLite holds durably. */
+  readonly version: number;
+  readonly checkpointedVersion: number;
+  readonly inodes: number;
+  readonly storedBytes: number;
+  readonly logBytes: number;
+  readonly unsettledBytes: number;
+  /** Why nothing can change, or undefined. */
+  readonly readOnly: string | undefined;
+}
+
+export interface SmallBytes {
+  readonly hash: ChunkHash;
+  readonly data: Uint8Array;
+}
+
+export interface Metadata {
+  readonly reads: MetadataReads;
+  /** Errors: FsError of the operation; EIO, ENOSPC, EROFS once the disk has failed. */
+  propose(operation: Operation, payload?: Payload): Promise<Outcome>;
+  /** Resolves when every operation answered so far is durable. */
+  barrier(): Promise<void>;
+  /** The next number for a new inode; never given twice. */
+  allocateInode(): Inode;
+  /** Bytes of a small chunk that small.db may not have yet. */
+  unsettled(hash: ChunkHash): Uint8Array | undefined;
+  /** The oldest unsettled small chunks; pass them to `settled` when small.db holds them durably. */
+  unsettledBatch(bytesMax: number): SmallBytes[];
+  settled(batch: readonly SmallBytes[]): void;
+  /** Commits what is applied, so that another connection sees it. */
+  commit(): void;
+  status(): MetadataStatus;
+  close(): Promise<void>;
+}
+
+export interface MetadataOptions {
+  /** Folder of meta.db and log/. */
+  readonly directory: string;
+  /** Make the database when it is not there; otherwise METADATA_MISSING. */
+  readonly create: boolean;
+  /** Go on without a log that is gone (`fsck --repair`). Default false. */
+  readonly salvage?: boolean;
+  readonly log: Log;
+}
+
+export function openMetadata(options: MetadataOptions): Metadata {
+  const databasePath = path.join(options.directory, 'meta.db');
+  const logDirectory = path.join(options.directory, 'log');
+  const log = options.log.room('metadata');
+  const database = openDatabase(databasePath, options.create);
+  const reads = metadataReads(database);
+  const settings = openSettings(database, databasePath);
+  const totals: Totals = { inodes: settings.get('inodes'), stored: settings.get('stored') };
+  const unsettled = unsettledChunks();
+  const apply = openApply(database, reads, totals, unsettled);
+  const packr = new Packr({ useRecords: false });
+  let version = settings.get('version');
+  /** What SQLite has committed, and what is durable there. */
+  let committedVersion = version;
+  let checkpointedVersion = version;
+
+  recover();
+  const operationLog = openOperationLog(logDirectory, version);
+  const checkpointer = openCheckpointer(databasePath);
+  const keepBytes = Math.min(LOG_KEEP_BYTES, diskBytes(options.directory) * LOG_DISK_SHARE);
+
+  let nextInode = settings.nextInode();
+  let readOnly: string | undefined;
+  /** The operations of this turn, not yet in the log. */
+  let turn: PromiseWithResolvers<void> | undefined;
+  let operationsInTransaction = 0;
+  let commitTimer: NodeJS.Timeout | undefined;
+  let commitHeldUntilMs = 0;
+  let operationsSinceCheckpoint = 0;
+  let checkpointing: Promise<void> | undefined;
+  let idleTimer: NodeJS.Timeout | undefined;
+  let syncing: Promise<void> | undefined;
+  let syncNext: Promise<void> | undefined;
+  let closed = false;
+
+  /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
+  function recover(): void {
+    if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
+      database.close();
+      throw new WarrenError({
+        code: 'LOG_MISSING',
+        message: `${logDirectory} is gone, but meta.db is at version ${version}: operations that were acknowledged may be missing.`,
+        hint: 'Restore the folder from a backup taken together with meta.db. To go on with what meta.db has, run `warren fsck --repair`.',
+      });
+    }
+    const settled = settings.get('settled');
+    let applied = 0;
+    for (const entry of readLog(logDirectory, Math.min(settled, version))) {
+      const [, operation, payload] = packr.unpack(entry.body) as LogBody;
+      unsettled.version = entry.version;
+      if (entry.version <= version) {
+        for (const [hash, data] of payload) if (reads.hasChunk(hash)) unsettled.add(hash, Buffer.from(data));
+        continue;
+      }
+      if (entry.version !== version + 1) break;
+      if (!database.isTransaction) database.exec('BEGIN IMMEDIATE');
+      apply(operation, entry.version, new Map(payload.map(([hash, data]) => [hash, Buffer.from(data)])));
+      version = entry.version;
+      applied++;
+    }
+    if (applied > 0) {
+      settings.save(version, Math.min(settled, unsettled.settledVersion(version)), totals);
+      database.exec('COMMIT');
+      committedVersion = version;
+      log.info(`applied ${applied} operations from the log that meta.db did not have yet`, { version });
+    }
+  }
+
+  function fail(what: string, error: unknown): FsError {
+    const code = isFull(error) ? 'ENOSPC' : 'EIO';
+    readOnly ??= `${what}: ${describeError(error)}`;
+    log.error('the disk of the metadata failed: nothing changes until warrend is restarted', {
+      reason: readOnly,
+      hint: 'free space or replace the disk, then restart; what was acknowledged is in the log',
+    });
+    return new FsError(code, readOnly);
+  }
+
+  function enter(): PromiseWithResolvers<void> {
+    if (readOnly !== undefined) throw new FsError('EROFS', readOnly);
+    if (closed) throw new FsError('EROFS', 'the metadata is closed');
+    if (turn !== undefined) return turn;
+    if (!database.isTransaction) {
+      try {
+        database.exec('BEGIN IMMEDIATE');
+      } catch (error) {
+        throw fail(`${databasePath} cannot begin a transaction`, error);
+      }
+    }
+    const resolvers = Promise.withResolvers<void>();
+    // Whoever proposed hears of a failure; without listeners it must not count as unhandled.
+    resolvers.promise.catch(() => {});
+    turn = resolvers;
+    queueMicrotask(endTurn);
+    return resolvers;
+  }
+
+  function endTurn(): void {
+    const current = turn;
+    if (current === undefined) return;
+    turn = undefined;
+    if (readOnly !== undefined) {
+      current.reject(new FsError('EIO', readOnly));
+      return;
+    }
+    try {
+      operationLog.write();
+    } catch (error) {
+      current.reject(fail(`${logDirectory} cannot be written`, error));
+      return;
+    }
+    current.resolve();
+    if (operationsInTransaction >= COMMIT_OPERATIONS) commitBatch();
+    else commitTimer ??= setTimeout(commitBatch, COMMIT_INTERVAL_MS);
+  }
+
+  function commitBatch(): void {
+    clearTimeout(commitTimer);
+    commitTimer = undefined;
+    if (performance.now() < commitHeldUntilMs) {
+      commitTimer = setTimeout(commitBatch, COMMIT_INTERVAL_MS);
+      return;
+    }
+    commitNow();
+  }
+
+  function commitNow(): void {
+    if (turn !== undefined) endTurn();
+    if (!database.isTransaction || readOnly !== undefined) return;
+    try {
+      settings.save(version, unsettled.settledVersion(version), totals);
+      database.exec('COMMIT');
+    } catch (error) {
+      fail(`${databasePath} cannot commit`, error);
+      if (database.isTransaction) database.exec('ROLLBACK');
+      return;
+    }
+    operationsSinceCheckpoint += operationsInTransaction;
+    operationsInTransaction = 0;
+    committedVersion = version;
+    if (operationsSinceCheckpoint >= CHECKPOINT_OPERATIONS) void checkpoint();
+    idleTimer ??= setTimeout(() => {
+      idleTimer = undefined;
+      if (operationsSinceCheckpoint > 0) void checkpoint();
+    }, CHECKPOINT_IDLE_MS).unref();
+  }
+
+  function checkpoint(): Promise<void> {
+    checkpointing ??= (async () => {
+      operationsSinceCheckpoint = 0;
+      try {
+        await checkpointer.run();
+        // The second run finds little to do; without a commit meanwhile it reaches the end of the WAL.
+        commitHeldUntilMs = performance.now() + COMMIT_HOLD_MS;
+        const target = committedVersion;
+        const settled = settings.committedSettled();
+        await checkpointer.run();
+        checkpointedVersion = target;
+        operationLog.trim(Math.min(target, settled), keepBytes);
+      } catch (error) {
+        // The WAL and the log keep everything; a disk that is full or failing is tried again later.
+        log.warn('a checkpoint of the metadata failed; it is tried again', { error: describeError(error) });
+      } finally {
+        commitHeldUntilMs = 0;
+        checkpointing = undefined;
+      }
+    })();
+    return checkpointing;
+  }
+
+  function sync(): Promise<void> {
+    const running = operationLog
+      .sync()
+      .catch((error: unknown) => {
+        throw fail(`${logDirectory} cannot be synced`, error);
+      })
+      .finally(() => {
+        syncing = undefined;
+      });
+    syncing = running;
+    return running;
+  }
+
+  return {
+    reads,
+    async propose(operation, payload = EMPTY_PAYLOAD) {
+      if (payload.size > 0) {
+        for (let full = unsettled.room(); full !== undefined; full = unsettled.room()) await full;
+      }
+      const current = enter();
+      let outcome: Outcome;
+      try {
+        unsettled.version = version + 1;
+        outcome = apply(operation, version + 1, payload);
+        version++;
+        operationsInTransaction++;
+        operationLog.append(
+          version,
+          packr.pack([EPOCH, operation, payload.size === 0 ? [] : [...payload]] satisfies LogBody),
+        );
+      } catch (error) {
+        if (error instanceof FsError) throw error;
+        // A half-applied operation must not be committed: the log has what was acknowledged.
+        const failure = fail(`${databasePath} cannot be changed`, error);
+        if (database.isTransaction) database.exec('ROLLBACK');
+        throw failure;
+      }
+      await current.promise;
+      return outcome;
+    },
+    barrier() {
+      if (readOnly !== undefined) return Promise.reject(new FsError('EIO', readOnly));
+      if (turn !== undefined) endTurn();
+      // A running fdatasync may have started before our last write: the next one is ours.
+      if (syncing === undefined) return sync();
+      syncNext ??= syncing
+        .catch(() => {})
+        .then(() => {
+          syncNext = undefined;
+          return sync();
+        });
+      return syncNext;
+    },
+    allocateInode: () => nextInode++ as Inode,
+    unsettled: (hash) => unsettled.get(hash),
+    unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
+    settled: (batch) => unsettled.settle(batch),
+    commit: commitNow,
+    status: () => ({
+      version,
+      checkpointedVersion,
+      inodes: totals.inodes,
+      storedBytes: totals.stored,
+      logBytes: operationLog.bytes(),
+      unsettledBytes: unsettled.bytes(),
+      readOnly,
+    }),
+    async close() {
+      if (closed) return;
+      await syncNext?.catch(() => {});
+      await syncing?.catch(() => {});
+      await checkpointing;
+      if (readOnly === undefined) {
+        if (turn !== undefined) endTurn();
+        await sync();
+        commitNow();
+        await checkpoint();
+      }
+      closed = true;
+      clearTimeout(commitTimer);
+      clearTimeout(idleTimer);
+      await checkpointer.close();
+      operationLog.close();
+      database.close();
+    },
+  };
+}
+
+function openDatabase(file: string, create: boolean): DatabaseSync {
+  if (!create && !fs.existsSync(file)) {
+    throw new WarrenError({
+      code: 'METADATA_MISSING',
+      message: `${file} is not there, but this is the data directory of a file system.`,
+      hint: 'Restore meta.db (with meta.db-wal and log/) from a backup. Without it the names of the files are lost; their chunks stay untouched.',
+    });
+  }
+  let database: DatabaseSync | undefined;
+  try {
+    database = new DatabaseSync(file, { timeout: 5000 });
+    database.exec(
+      `PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
+       PRAGMA cache_size = -${CACHE_KIB}; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY;`,
+    );
+    migrate(database, file);
+    return database;
+  } catch (error) {
+    database?.close();
+    throw openError(file, error);
+  }
+}
+
+type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'next_inode';
+
+function openSettings(database: DatabaseSync, file: string) {
+  try {
+    const values = new Map<string, number>();
+    for (const row of query(database, 'SELECT key, value FROM setting').all()) {
+      values.set(row[0] as string, row[1] as number);
+    }
+    const get = (key: SettingKey) => defined(values.get(key), `setting ${key} is there`);
+    for (const key of ['version', 'settled', 'inodes', 'stored', 'next_inode'] as const) {
+      assert(Number.isSafeInteger(get(key)), `setting ${key} is a number`);
+    }
+    const update = database.prepare('UPDATE setting SET value = ? WHERE key = ?');
+    const next = query(database, "SELECT value FROM setting WHERE key = 'next_inode'");
+    let settled = get('settled');
+    return {
+      get,
+      /** As it is now; operations from the log may have moved it. */
+      nextInode: () => defined(next.get(), 'setting next_inode is there')[0] as number,
+      /** `settled` as of the last save. */
+      committedSettled: () => settled,
+      save(version: number, settledNow: number, totals: Totals): void {
+        update.run(version, 'version');
+        update.run(settledNow, 'settled');
+        update.run(totals.inodes, 'inodes');
+        update.run(totals.stored, 'stored');
+        settled = settledNow;
+      },
+    };
+  } catch (error) {
+    database.close();
+    throw openError(file, error);
+  }
+}
+
+function openError(file: string, error: unknown): WarrenError {
+  if (error instanceof WarrenError) return error;
+  const text = describeError(error);
+  if (/malformed|not a database|corrupt|invariant|no such table/i.test(text)) {
+    return new WarrenError({
+      code: 'METADATA_DAMAGED',
+      message: `${file} is damaged: ${text}.`,
+      hint: 'Nothing was changed. See what is wrong with `warren fsck`; restore meta.db, meta.db-wal and log/ from a backup, or let `warren fsck --repair` save what is readable.',
+      cause: error,
+    });
+  }
+  return new WarrenError({
+    code: 'METADATA_UNUSABLE',
+    message: `${file} cannot be opened: ${text}.`,
+    hint: 'Check that the disk is writable and not full, and that the folder belongs to the user who runs warrend.',
+    cause: error,
+  });
+}
+
+function isFull(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  // SQLITE_FULL is 13.
+  if ('errcode' in error && (Number(error.errcode) & 0xff) === 13) return true;
+  return 'code' in error && error.code === 'ENOSPC';
+}
+
+function diskBytes(directory: string): number {
+  const { blocks, bsize } = fs.statfsSync(directory);
+  return blocks * bsize;
+}

@@ -1,0 +1,270 @@
+/**
+ * The log: the sequence of operations, in append-only segment files `log/<first version>.log`.
+ *
+ * Why files and not a table: an operation is acknowledged when it is in the log, and `fsync` waits for the log
+ * only. One append is one write of some hundred bytes; a commit of SQLite's WAL is a dozen page writes
+ * (measured: 62 µs against 5 µs for a create). The database follows in batches; after a crash the operations
+ * it lacks are applied again.
+ *
+ * Form. A segment is SEGMENT_BYTES long, written with zeros in advance, so that appending never changes the
+ * file's size and fdatasync writes data only (measured: 0.22 ms against 0.5 to 3 ms when the file grows). It
+ * starts with a header (magic, format version, salt, first version). An entry is: length (u32), CRC-32 of the
+ * body (u32, seeded with the salt), body. Length 0 ends the segment. Old segments are used again under a new
+ * name with a new salt, so that what they held before never passes for an entry.
+ *
+ * After a power cut the tail may be torn: reading stops at the first entry that does not check out, and the
+ * next append starts a new segment. Nothing that was synced lies behind such an entry.
+ */
+
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+import { crc32 } from 'node:zlib';
+import { WarrenError } from '../protocol/errors.ts';
+import { assert } from '../runtime/assert.ts';
+
+export const SEGMENT_BYTES = 16 * 1024 * 1024;
+const MAGIC = 0x57524e4c; // "WRNL"
+const FORMAT_VERSION = 1;
+const HEADER_BYTES = 32;
+const ENTRY_HEADER_BYTES = 8;
+const NAME_PATTERN = /^(\d{16})\.log$/;
+const ZEROS = Buffer.alloc(1024 * 1024);
+/** Longest entry: a segment must hold at least two. */
+export const ENTRY_BYTES_MAX = SEGMENT_BYTES / 2 - HEADER_BYTES - ENTRY_HEADER_BYTES;
+
+export interface LogEntry {
+  readonly version: number;
+  /** View into the segment's bytes: copy what is kept. */
+  readonly body: Buffer;
+}
+
+export interface OperationLog {
+  /** Adds an entry to what the next `write` writes. Versions grow by one. */
+  append(version: number, body: Buffer): void;
+  /** Hands everything appended to the operating system: it survives the death of this process. */
+  write(): void;
+  /** Makes everything written before the call durable. */
+  sync(): Promise<void>;
+  /** Gives segments back whose entries are all at or below `version`, except the newest `keepBytes`. */
+  trim(version: number, keepBytes: number): void;
+  bytes(): number;
+  close(): void;
+}
+
+interface Segment {
+  readonly file: string;
+  readonly first: number;
+}
+
+/** Every readable entry from `after` + 1 on, in order; stops at the first gap or damaged entry. */
+export function* readLog(directory: string, after: number): Generator<LogEntry> {
+  let expected: number | undefined;
+  const segments = listSegments(directory);
+  for (const [index, segment] of segments.entries()) {
+    const next = segments[index + 1];
+    if (next !== undefined && next.first <= after + 1) continue;
+    if (expected !== undefined && segment.first !== expected) return;
+    const content = fs.readFileSync(segment.file);
+    for (const entry of entries(content, segment.first)) {
+      expected = entry.version + 1;
+      if (entry.version > after) yield entry;
+    }
+    expected ??= segment.first;
+  }
+}
+
+export function hasLog(directory: string): boolean {
+  return fs.existsSync(directory) && listSegments(directory).length > 0;
+}
+
+/** Opens the log for appending after `version`: always in a new segment. */
+export function openOperationLog(directory: string, version: number): OperationLog {
+  fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const directoryDescriptor = fs.openSync(directory, 'r');
+  let segments = listSegments(directory).filter((segment) => segment.first <= version);
+  for (const stale of listSegments(directory)) {
+    // A segment that starts behind the state holds nothing that counts (its start was never reached).
+    if (stale.first > version) fs.rmSync(stale.file);
+  }
+  /** A segment ready to be renamed into place, made in the background: zeros take 50 ms to write. */
+  let spare: string | undefined;
+  let preparing = false;
+  let descriptor = -1;
+  let position = 0;
+  let salt = 0;
+  let next = version + 1;
+  /** Segments that were filled and may hold bytes that were never synced. */
+  let unsynced: number[] = [];
+  let directoryDirty = true;
+  let pending: Buffer[] = [];
+  let pendingBytes = 0;
+  let closed = false;
+
+  function startSegment(): void {
+    if (descriptor >= 0) unsynced.push(descriptor);
+    const file = path.join(directory, `${String(next).padStart(16, '0')}.log`);
+    if (spare === undefined) {
+      descriptor = fs.openSync(file, 'w+', 0o600);
+      for (let at = 0; at < SEGMENT_BYTES; at += ZEROS.length)
+        fs.writeSync(descriptor, ZEROS, 0, ZEROS.length, at);
+    } else {
+      fs.renameSync(spare, file);
+      spare = undefined;
+      descriptor = fs.openSync(file, 'r+');
+    }
+    salt = crypto.getRandomValues(new Uint32Array(1))[0] ?? 1;
+    const header = Buffer.alloc(HEADER_BYTES + 4);
+    header.writeUInt32LE(MAGIC, 0);
+    header.writeUInt32LE(FORMAT_VERSION, 4);
+    header.writeUInt32LE(salt, 8);
+    header.writeBigUInt64LE(BigInt(next), 16);
+    header.writeUInt32LE(crc32(header.subarray(0, 24)), 24);
+    fs.writeSync(descriptor, header, 0, header.length, 0);
+    position = HEADER_BYTES;
+    directoryDirty = true;
+    segments.push({ file, first: next });
+  }
+
+  function flush(): void {
+    if (pendingBytes === 0) return;
+    // The zero length behind the last entry ends the log there, also in a segment that is used again.
+    const end = position + pendingBytes + 4 <= SEGMENT_BYTES ? Buffer.alloc(4) : undefined;
+    const parts = end === undefined ? pending : [...pending, end];
+    const expected = pendingBytes + (end?.length ?? 0);
+    const written = fs.writevSync(descriptor, parts, position);
+    if (written !== expected) throw new Error(`short write of the log: ${written} of ${expected} bytes`);
+    position += pendingBytes;
+    pending = [];
+    pendingBytes = 0;
+    if (spare === undefined && !preparing && position > SEGMENT_BYTES / 2) void prepareSpare();
+  }
+
+  async function prepareSpare(): Promise<void> {
+    preparing = true;
+    const file = path.join(directory, 'spare-next');
+    try {
+      const handle = await fs.promises.open(file, 'w', 0o600);
+      try {
+        for (let at = 0; at < SEGMENT_BYTES; at += ZEROS.length)
+          await handle.write(ZEROS, 0, ZEROS.length, at);
+        await handle.datasync();
+      } finally {
+        await handle.close();
+      }
+      if (spare === undefined && !closed) spare = file;
+      else fs.rmSync(file, { force: true });
+    } catch {
+      // A full or failing disk shows itself where it counts: when the segment is needed.
+      fs.rmSync(file, { force: true });
+    } finally {
+      preparing = false;
+    }
+  }
+
+  startSegment();
+
+  return {
+    append(entryVersion, body) {
+      assert(entryVersion === next, `log entry ${entryVersion} follows ${next - 1}`);
+      assert(body.length <= ENTRY_BYTES_MAX, `a log entry of ${body.length} bytes is within its limit`);
+      const bytes = ENTRY_HEADER_BYTES + body.length;
+      if (position + pendingBytes + bytes > SEGMENT_BYTES) {
+        flush();
+        startSegment();
+      }
+      const header = Buffer.allocUnsafe(ENTRY_HEADER_BYTES);
+      header.writeUInt32LE(body.length, 0);
+      header.writeUInt32LE(crc32(body, salt), 4);
+      pending.push(header, body);
+      pendingBytes += bytes;
+      next++;
+    },
+    write: flush,
+    async sync() {
+      const filled = unsynced;
+      unsynced = [];
+      const current = descriptor;
+      const syncDirectory = directoryDirty;
+      directoryDirty = false;
+      try {
+        for (const old of filled) await fdatasync(old);
+        await fdatasync(current);
+        if (syncDirectory) await fsyncDirectory(directoryDescriptor);
+      } finally {
+        for (const old of filled) fs.closeSync(old);
+      }
+    },
+    trim(until, keepBytes) {
+      const keep = Math.max(1, Math.ceil(keepBytes / SEGMENT_BYTES));
+      while (segments.length > keep) {
+        const oldest = segments[0];
+        const following = segments[1];
+        if (oldest === undefined || following === undefined || following.first - 1 > until) return;
+        segments = segments.slice(1);
+        // One is kept for the next segment; its old name must go at once, it is no part of the log any more.
+        const name = path.join(directory, `spare-${oldest.first}`);
+        fs.renameSync(oldest.file, name);
+        if (spare === undefined) spare = name;
+        else fs.rmSync(name);
+      }
+    },
+    bytes: () => (segments.length + (spare === undefined ? 0 : 1)) * SEGMENT_BYTES,
+    close() {
+      flush();
+      for (const old of unsynced) fs.closeSync(old);
+      fs.closeSync(descriptor);
+      fs.closeSync(directoryDescriptor);
+      closed = true;
+      if (spare !== undefined) fs.rmSync(spare, { force: true });
+    },
+  };
+}
+
+function listSegments(directory: string): Segment[] {
+  if (!fs.existsSync(directory)) return [];
+  const found: Segment[] = [];
+  for (const name of fs.readdirSync(directory).sort()) {
+    const match = NAME_PATTERN.exec(name);
+    if (match?.[1] !== undefined) found.push({ file: path.join(directory, name), first: Number(match[1]) });
+    else if (name.startsWith('spare-')) fs.rmSync(path.join(directory, name));
+  }
+  return found;
+}
+
+function* entries(content: Buffer, first: number): Generator<LogEntry> {
+  if (content.length < HEADER_BYTES || content.readUInt32LE(0) !== MAGIC) return;
+  if (content.readUInt32LE(24) !== crc32(content.subarray(0, 24))) return;
+  const format = content.readUInt32LE(4);
+  if (format > FORMAT_VERSION) {
+    throw new WarrenError({
+      code: 'LOG_TOO_NEW',
+      message: `The operation log has format version ${format}; this Warren knows versions up to ${FORMAT_VERSION}.`,
+      hint: 'Run the newer Warren that wrote it. Nothing was changed.',
+    });
+  }
+  if (Number(content.readBigUInt64LE(16)) !== first) return;
+  const salt = content.readUInt32LE(8);
+  let version = first;
+  let at = HEADER_BYTES;
+  while (at + ENTRY_HEADER_BYTES <= content.length) {
+    const length = content.readUInt32LE(at);
+    if (length === 0 || at + ENTRY_HEADER_BYTES + length > content.length) return;
+    const body = content.subarray(at + ENTRY_HEADER_BYTES, at + ENTRY_HEADER_BYTES + length);
+    if (content.readUInt32LE(at + 4) !== crc32(body, salt)) return;
+    yield { version, body };
+    version++;
+    at += ENTRY_HEADER_BYTES + length;
+  }
+}
+
+function fdatasync(descriptor: number): Promise<void> {
+  return new Promise((resolve, reject) =>
+    fs.fdatasync(descriptor, (error) => (error === null ? resolve() : reject(error))),
+  );
+}
+
+function fsyncDirectory(descriptor: number): Promise<void> {
+  return new Promise((resolve, reject) =>
+    fs.fsync(descriptor, (error) => (error === null ? resolve() : reject(error))),
+  );
+}

@@ -1,0 +1,107 @@
+/**
+ * The mounts of this daemon: which driver serves where. Any number of them show the same file system; each
+ * has an id of its own, so that what one changes is told to the others' kernels.
+ */
+
+import * as path from 'node:path';
+import type { FileSystem } from './filesystem/interface.ts';
+import type { Mount } from './fuse/driver.ts';
+import { mountKernel } from './fuse/kernel/mount.ts';
+import { mountLibfuse } from './fuse/libfuse/mount-libfuse.ts';
+import type { MountStatus } from './protocol/control-api.ts';
+import { describeError, WarrenError } from './protocol/errors.ts';
+import type { MountId } from './protocol/ids.ts';
+import type { Log } from './runtime/log.ts';
+
+type DriverName = 'kernel' | 'libfuse';
+
+export interface Mounts {
+  /** Errors: those of the driver and of the mount point; MOUNT_EXISTS. */
+  mount(mountPath: string): Promise<MountStatus>;
+  /** Errors: MOUNT_UNKNOWN, MOUNT_BUSY. */
+  unmount(mountPath: string, options: { force: boolean }): Promise<void>;
+  list(): MountStatus[];
+  /** Ends every mount; busy ones are detached. */
+  close(): Promise<void>;
+}
+
+export interface MountsOptions {
+  readonly filesystem: FileSystem;
+  readonly driver: 'auto' | DriverName;
+  readonly allowOther: boolean;
+  readonly log: Log;
+}
+
+export function openMounts(options: MountsOptions): Mounts {
+  const { filesystem, log } = options;
+  const mounts = new Map<string, { mount: Mount; driver: DriverName }>();
+  let nextId = 1;
+  // The kernel protocol needs root; without it libfuse goes through fusermount.
+  const driver: DriverName =
+    options.driver === 'auto' ? (process.getuid?.() === 0 ? 'kernel' : 'libfuse') : options.driver;
+
+  function statusOf(entry: { mount: Mount; driver: DriverName }): MountStatus {
+    return {
+      path: entry.mount.path,
+      driver: entry.driver,
+      openFiles: filesystem.openFiles(entry.mount.id),
+    };
+  }
+
+  return {
+    async mount(mountPath) {
+      const wanted = path.resolve(mountPath);
+      if (mounts.has(wanted)) {
+        throw new WarrenError({
+          code: 'MOUNT_EXISTS',
+          message: `${wanted} is mounted by this daemon already.`,
+          hint: 'use it, or name another folder',
+        });
+      }
+      const start = driver === 'kernel' ? mountKernel : mountLibfuse;
+      const mount = await start({
+        path: wanted,
+        mountId: nextId++ as MountId,
+        allowOther: options.allowOther,
+        log,
+        filesystem,
+      });
+      const entry = { mount, driver };
+      mounts.set(mount.path, entry);
+      void mount.closed.then(() => {
+        if (mounts.delete(mount.path)) log.info(`unmounted ${mount.path}`);
+      });
+      log.info(`mounted on ${mount.path}`, { driver });
+      return statusOf(entry);
+    },
+    async unmount(mountPath, { force }) {
+      const wanted = path.resolve(mountPath);
+      const entry = mounts.get(wanted);
+      if (entry === undefined) {
+        const known = [...mounts.keys()].join(', ');
+        throw new WarrenError({
+          code: 'MOUNT_UNKNOWN',
+          message: `This daemon has no mount on ${wanted}.`,
+          hint: known === '' ? 'it has none; `warren mount -m PATH` makes one' : `its mounts: ${known}`,
+        });
+      }
+      await entry.mount.unmount({ force });
+      await entry.mount.closed;
+    },
+    list: () => [...mounts.values()].map(statusOf),
+    async close() {
+      for (const { mount } of mounts.values()) {
+        try {
+          await mount.unmount({ force: false });
+        } catch (error) {
+          if (!(error instanceof WarrenError)) throw error;
+          log.warn('a mount is in use and is detached; its programs get errors from now on', {
+            path: mount.path,
+            reason: describeError(error),
+          });
+          await mount.unmount({ force: true });
+        }
+      }
+    },
+  };
+}

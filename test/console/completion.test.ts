@@ -1,0 +1,53 @@
+/** Shell completion: the bash script is run; all three name every command and option of the tree. */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { test } from 'node:test';
+import type { Command } from 'commander';
+import { completionScript, SHELLS } from '../../console/completion.ts';
+import { buildProgram } from '../../console/program.ts';
+
+const program = buildProgram(() => {});
+
+function complete(...words: string[]): string[] {
+  const script = `${completionScript(program, 'bash')}
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _warren; printf '%s\\n' "\${COMPREPLY[@]}"`;
+  const output = execFileSync('bash', ['-c', script, 'bash', 'warren', ...words], { encoding: 'utf8' });
+  return output.split('\n').filter((word) => word !== '');
+}
+
+test('bash completes commands, subcommands, choices and options where they belong', () => {
+  assert.deepEqual(complete('st'), ['status']);
+  assert.deepEqual(
+    complete(''),
+    program.commands.map((command) => command.name()),
+  );
+  assert.deepEqual(complete('config', 'sh'), ['show']);
+  assert.deepEqual(complete('--socket', '/x', 'config', ''), ['check', 'show', 'example']);
+  assert.deepEqual(complete('completion', ''), [...SHELLS]);
+  assert.deepEqual(complete('unmount', '--f'), ['--force']);
+  assert.deepEqual(complete('status', '--js'), ['--json']);
+  // A value of an option: left to file names.
+  assert.deepEqual(complete('mount', '-m', ''), []);
+});
+
+test('every shell knows every command and option', () => {
+  for (const shell of SHELLS) {
+    const script = completionScript(program, shell);
+    const check = (command: Command): void => {
+      for (const option of command.options) {
+        const long = option.long ?? '';
+        assert.ok(script.includes(shell === 'fish' ? `-l ${long.slice(2)}` : long), `${shell} ${long}`);
+      }
+      for (const child of command.commands) {
+        assert.ok(script.includes(child.name()), `${shell} ${child.name()}`);
+        check(child);
+      }
+    };
+    check(program);
+  }
+});
+
+test('the bash script is valid and does not disturb the shell that reads it', () => {
+  execFileSync('bash', ['-euc', completionScript(program, 'bash')]);
+});
