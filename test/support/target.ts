@@ -9,7 +9,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -36,6 +36,8 @@ export interface DaemonOptions {
 
 export interface Daemon extends AsyncDisposable {
   readonly directory: string;
+  /** Below `directory`: format.json, meta.db, small.db, chunks. */
+  readonly dataDirectory: string;
   readonly mount: string;
   readonly socket: string;
   readonly pid: number;
@@ -62,6 +64,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   // Other users must reach the mount: tests act as several.
   if (temporary !== undefined) chmodSync(temporary, 0o755);
   const mount = join(directory, 'mnt');
+  const dataDirectory = join(directory, 'data');
   let child: ChildProcess | undefined;
   let log = '';
 
@@ -73,10 +76,15 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
     const collect = (chunk: Buffer): void => {
       log += chunk.toString();
     };
-    started.stdout.on('data', collect);
+    let announced = false;
+    started.stdout.on('data', (chunk: Buffer) => {
+      announced = true;
+      collect(chunk);
+    });
     started.stderr.on('data', collect);
     const limit = performance.now() + START_TIMEOUT_MS;
-    while (!(isMounted(mount) && (await answers(mount)))) {
+    // The old mount of a killed daemon may still be there: only what this daemon says counts.
+    while (!(announced && isMounted(mount) && (await answers(mount)))) {
       if (ended(started)) throw new Error(`The daemon ended before its mount answered. Its log:\n${log}`);
       if (performance.now() > limit) {
         await terminate(started);
@@ -88,6 +96,7 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
 
   const daemon: Daemon = {
     directory,
+    dataDirectory,
     mount,
     socket: join(directory, 'control.sock'),
     get pid() {
@@ -113,13 +122,13 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
     detach: () => void spawnSync('umount', ['-l', mount]),
     restart: start,
     fsck() {
-      const result = spawnSync(NODE, [DAEMON_MAIN, 'fsck', '-d', directory, '--data', '--json'], {
+      const result = spawnSync(NODE, [DAEMON_MAIN, 'fsck', '-d', dataDirectory, '--data', '--json'], {
         encoding: 'utf8',
         timeout: 120_000,
       });
       if (result.status !== 0) {
         throw new Error(
-          `fsck of ${directory} ended with ${result.status}:\n${result.stdout}\n${result.stderr}`,
+          `fsck of ${dataDirectory} ended with ${result.status}:\n${result.stdout}\n${result.stderr}`,
         );
       }
       return result.stdout;
@@ -166,11 +175,11 @@ export function isMounted(path: string): boolean {
     .some((line) => line.split(' ')[1] === path);
 }
 
-/** Whether the mount answers, within ANSWER_TIMEOUT_MS. A stale mount does not. */
+/** Whether the mount answers, within ANSWER_TIMEOUT_MS. statfs, because a dead mount's stat still comes from a cache. */
 async function answers(path: string): Promise<boolean> {
   const late = delay(ANSWER_TIMEOUT_MS, false, { ref: false });
-  const answer = stat(path).then(
-    (found) => found.isDirectory(),
+  const answer = statfs(path).then(
+    () => true,
     () => false,
   );
   return Promise.race([answer, late]);
