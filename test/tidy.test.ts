@@ -22,21 +22,8 @@ const ROOMS: Record<string, readonly string[]> = {
   'daemon/metadata': ['daemon/replication', 'daemon/protocol', 'daemon/runtime'],
   'daemon/chunks': ['daemon/replication', 'daemon/protocol', 'daemon/runtime'],
   'daemon/filesystem': ['daemon/metadata', 'daemon/chunks', 'daemon/protocol', 'daemon/runtime'],
-  'daemon/storage': [
-    'daemon/filesystem',
-    'daemon/metadata',
-    'daemon/chunks',
-    'daemon/protocol',
-    'daemon/runtime',
-  ],
-  'daemon/fsck': [
-    'daemon/storage',
-    'daemon/filesystem',
-    'daemon/metadata',
-    'daemon/chunks',
-    'daemon/protocol',
-    'daemon/runtime',
-  ],
+  'daemon/storage': ['daemon/metadata', 'daemon/chunks', 'daemon/protocol', 'daemon/runtime'],
+  'daemon/fsck': ['daemon/storage', 'daemon/metadata', 'daemon/chunks', 'daemon/protocol', 'daemon/runtime'],
   'daemon/fuse': ['daemon/filesystem', 'daemon/protocol', 'daemon/runtime'],
   'daemon/gateways': ['daemon/filesystem', 'daemon/protocol', 'daemon/runtime'],
   'daemon/control': [
