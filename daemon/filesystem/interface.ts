@@ -204,7 +204,8 @@ export interface FileSystem {
   statfs(): MaybePromise<FileSystemStatistics>;
 
   getxattr(inode: Inode, name: Uint8Array): MaybePromise<Uint8Array | undefined>;
-  listxattr(inode: Inode): MaybePromise<Uint8Array[]>;
+  /** `trusted.` names are for root only. */
+  listxattr(caller: Caller, inode: Inode): MaybePromise<Uint8Array[]>;
   setxattr(caller: Caller, inode: Inode, name: Uint8Array, value: Uint8Array, mode: XattrMode): Promise<void>;
   removexattr(caller: Caller, inode: Inode, name: Uint8Array): Promise<void>;
 

@@ -7,6 +7,7 @@ import { ACL_ACCESS, ACL_DEFAULT, checkDefaultAcl, modeFromAccessAcl } from './a
 import type { Context } from './filesystem.ts';
 import type { Caller, FileSystem } from './interface.ts';
 
+const TRUSTED = Buffer.from('trusted.');
 const NAMESPACES = ['user.', 'trusted.', 'security.'];
 /** The kernel answers a list of names of at most this many bytes (XATTR_LIST_MAX). */
 const LIST_BYTES_MAX = 65_536;
@@ -57,9 +58,12 @@ export function xattrOperations(context: Context): XattrMethods {
       row(inode);
       return reads.xattr(inode, name);
     },
-    listxattr(inode) {
+    listxattr(caller, inode) {
       row(inode);
-      return reads.xattrs(inode).map((xattr) => xattr.name);
+      const names = reads.xattrs(inode).map((xattr) => xattr.name);
+      return caller.uid === 0
+        ? names
+        : names.filter((name) => !TRUSTED.equals(name.subarray(0, TRUSTED.length)));
     },
     async setxattr(caller, inode, name, value, mode) {
       checkName(name);

@@ -93,6 +93,7 @@ async function check(
   };
   const database = new DatabaseSync(databasePath, { readOnly: !options.repair, timeout: 5000 });
   try {
+    database.exec('PRAGMA temp_store = MEMORY');
     if (!options.repair) database.exec('BEGIN');
     options.progress?.({ phase: 'checking metadata', done: 0, total: 0 });
     for (const finding of checkMetadata(database, { repair: options.repair })) {

@@ -205,7 +205,6 @@ export function* checkMetadata(database: DatabaseSync, options: { repair: boolea
     const text = String(row[0]);
     if (text !== 'ok') yield { code: 'database-damaged', message: `meta.db: ${text}`, state: 'loss' };
   }
-  database.exec('PRAGMA temp_store = MEMORY');
   database.exec(COUNT_NAMES);
   for (const rule of RULES) {
     const rows = query(database, rule.find).all();

@@ -182,7 +182,7 @@ export function memoryFileSystem(owner: { uid: number; gid: number }): MemoryFil
       nameBytesMax: 255,
     }),
     getxattr: (inode, name) => get(inode).xattrs.get(key(name)),
-    listxattr: (inode) => Array.from(get(inode).xattrs.keys(), bytes),
+    listxattr: (_caller, inode) => Array.from(get(inode).xattrs.keys(), bytes),
     async setxattr(_caller, inode, name, value, { create, replace }) {
       const { xattrs } = get(inode);
       if (create && xattrs.has(key(name))) throw new FsError('EEXIST');

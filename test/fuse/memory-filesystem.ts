@@ -409,7 +409,7 @@ export function createMemoryFileSystem(): MemoryFileSystem {
       nameBytesMax: 255,
     }),
     getxattr: (inode, name) => node(inode).xattrs.get(key(name)),
-    listxattr: (inode) => [...node(inode).xattrs.keys()].map((name) => Buffer.from(name, 'latin1')),
+    listxattr: (_caller, inode) => [...node(inode).xattrs.keys()].map((name) => Buffer.from(name, 'latin1')),
     async setxattr(_caller, inode, name, value, mode) {
       const { xattrs } = node(inode);
       if (mode.create && xattrs.has(key(name))) throw new FsError('EEXIST');

@@ -26,6 +26,7 @@ import {
   WRITE_KILL_SUIDGID,
   word,
 } from './protocol.ts';
+import { newHandle, releaseRanges } from './operations-locks.ts';
 import type { Request } from './request.ts';
 import {
   fail,
@@ -69,7 +70,7 @@ export function open(session: Session, request: Request, words: Uint32Array): vo
 
 function replyOpen(session: Session, request: Request, { keepCache }: OpenResult): void {
   const { words } = session;
-  put64(words, 4, request.inode);
+  put64(words, 4, newHandle(session));
   words[6] = keepCache ? FOPEN_KEEP_CACHE : 0;
   words[7] = 0;
   replySmall(session, request, 16);
@@ -131,6 +132,7 @@ export function release(session: Session, request: Request, words: Uint32Array):
   if (word(words, 13) & RELEASE_FLOCK_UNLOCK) {
     session.filesystem.releaseFlock(request.inode, { mount: session.mount, owner: big64(words, 14) });
   }
+  releaseRanges(session, request, u64(words, 10));
   settle(session, request, session.filesystem.release(request, request.inode), replyEmpty);
 }
 

@@ -1,4 +1,10 @@
-/** fcntl locks and flock. The kernel keeps none of them itself: every request comes here. */
+/**
+ * fcntl locks and flock. The kernel keeps none of them itself: every request comes here.
+ *
+ * It tells when a process's locks end (FLUSH, at each close) and when a flock does (RELEASE), but not when an
+ * open-file-description lock (F_OFD_SETLK) does: that one belongs to the file handle. So it is noted which
+ * owners locked ranges through a handle, and their locks end with it. A handle is only a number for this.
+ */
 
 import type { RangeLock } from '../../filesystem/interface.ts';
 import { ERRNO } from '../../protocol/errors.ts';
@@ -27,6 +33,32 @@ export function setlkw(session: Session, request: Request, words: Uint32Array): 
   setlkWith(session, request, words, true);
 }
 
+/** A number for an open file, unique within the mount. */
+export function newHandle(session: Session): number {
+  return ++session.lastHandle;
+}
+
+/** The last close of a handle: no owner can have locks through it any more. */
+export function releaseRanges(session: Session, request: Request, handle: number): void {
+  const owners = session.rangeOwners.get(handle);
+  if (owners === undefined) return;
+  session.rangeOwners.delete(handle);
+  const everything: RangeLock = { start: 0, end: Number.MAX_SAFE_INTEGER, type: 'unlock', pid: request.pid };
+  for (const owner of owners) {
+    const holder = { mount: session.mount, owner };
+    void session.filesystem.setLock(request, request.inode, holder, everything, {
+      wait: false,
+      flock: false,
+    });
+  }
+}
+
+function noteOwner(session: Session, handle: number, owner: bigint): void {
+  const owners = session.rangeOwners.get(handle);
+  if (owners === undefined) session.rangeOwners.set(handle, new Set([owner]));
+  else owners.add(owner);
+}
+
 function setlkWith(session: Session, request: Request, words: Uint32Array, wait: boolean): void {
   const lock = decode(words);
   if (lock === undefined) {
@@ -35,6 +67,7 @@ function setlkWith(session: Session, request: Request, words: Uint32Array, wait:
   }
   const owner = { mount: session.mount, owner: big64(words, 12) };
   const flock = (word(words, 20) & LK_FLOCK) !== 0;
+  if (!flock && lock.type !== 'unlock') noteOwner(session, u64(words, 10), owner.owner);
   const answer = session.filesystem.setLock(request, request.inode, owner, lock, { wait, flock });
   settle(session, request, answer, replyEmpty);
 }

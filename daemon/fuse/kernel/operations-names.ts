@@ -16,6 +16,7 @@ import {
   u64,
   word,
 } from './protocol.ts';
+import { newHandle } from './operations-locks.ts';
 import { copyName, copyString, type Request } from './request.ts';
 import {
   ENTRY_WORDS,
@@ -161,7 +162,7 @@ function replyCreated(session: Session, request: Request, { attributes, keepCach
   const { words } = session;
   putEntry(session, request, words, 4, attributes);
   const open = 4 + ENTRY_WORDS;
-  put64(words, open, attributes.inode);
+  put64(words, open, newHandle(session));
   words[open + 2] = keepCache ? FOPEN_KEEP_CACHE : 0;
   words[open + 3] = 0;
   replySmall(session, request, ENTRY_WORDS * 4 + 16);

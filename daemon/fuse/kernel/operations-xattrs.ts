@@ -42,12 +42,17 @@ export function getxattr(session: Session, request: Request, words: Uint32Array,
 
 export function listxattr(session: Session, request: Request, words: Uint32Array): void {
   const room = word(words, 10);
-  settle(session, request, session.filesystem.listxattr(request.inode), (session, request, names) => {
-    const separator = Buffer.alloc(1);
-    const whole = Buffer.concat(names.flatMap((name) => [name, separator]));
-    if (whole.length > LIST_BYTES_MAX) replyError(session, request, ERRNO.E2BIG);
-    else replySized(session, request, whole, room);
-  });
+  settle(
+    session,
+    request,
+    session.filesystem.listxattr(request, request.inode),
+    (session, request, names) => {
+      const separator = Buffer.alloc(1);
+      const whole = Buffer.concat(names.flatMap((name) => [name, separator]));
+      if (whole.length > LIST_BYTES_MAX) replyError(session, request, ERRNO.E2BIG);
+      else replySized(session, request, whole, room);
+    },
+  );
 }
 
 function replySized(session: Session, request: Request, value: Uint8Array, room: number): void {

@@ -84,11 +84,15 @@ interface PipeBinding {
   readonly constants: { readonly SOCKET: number };
 }
 
+interface WithBinding {
+  binding(name: 'pipe_wrap'): PipeBinding;
+}
+
 function openPipe(descriptor: number): object {
-  const { binding } = process as unknown as { binding(name: 'pipe_wrap'): PipeBinding };
-  const { Pipe, constants } = binding.call(process, 'pipe_wrap');
+  const { Pipe, constants } = (process as unknown as WithBinding).binding('pipe_wrap');
   const pipe = new Pipe(constants.SOCKET);
   const failed = pipe.open(descriptor);
-  if (failed !== 0 && failed !== undefined) throw new Error(`/dev/fuse cannot be polled (libuv error ${failed})`);
+  if (failed !== 0 && failed !== undefined)
+    throw new Error(`/dev/fuse cannot be polled (libuv error ${failed})`);
   return pipe;
 }

@@ -1,6 +1,6 @@
 /**
  * One request of the kernel. It is also the `Caller` handed to the file system, so that a request costs one
- * small object. The message's bytes belong to the ring and are valid only until the handler returns.
+ * small object. The message's bytes lie in the reader's buffer and are valid only until the handler returns.
  */
 
 import type { Caller } from '../../filesystem/interface.ts';
@@ -56,7 +56,7 @@ export function requestKey(uniqueLow: number, uniqueHigh: number): number {
   return uniqueHigh * 2 ** 32 + uniqueLow;
 }
 
-/** A copy of `bytes` from `start` to `end` outside the ring. */
+/** A copy of `bytes` from `start` to `end` outside the reader's buffer. */
 export function copyBytes(bytes: Buffer, start: number, end: number): Buffer {
   const copy = Buffer.allocUnsafe(end - start);
   bytes.copy(copy, 0, start, end);

@@ -36,6 +36,9 @@ export interface Session {
   descriptor: number;
   readonly lookups: LookupCounts;
   readonly pending: Map<number, Request>;
+  /** Who locked ranges through a file handle. */
+  readonly rangeOwners: Map<number, Set<bigint>>;
+  lastHandle: number;
   readonly buffers: BufferPool;
   /** The one small reply under construction: replies are written before anything else runs. */
   readonly words: Uint32Array;
@@ -55,6 +58,8 @@ export function createSession(options: {
     ...options,
     lookups: createLookupCounts(),
     pending: new Map(),
+    rangeOwners: new Map(),
+    lastHandle: 0,
     buffers: createBufferPool(),
     words: new Uint32Array(small),
     bytes: Buffer.from(small),

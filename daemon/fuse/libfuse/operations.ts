@@ -225,7 +225,9 @@ export function libfuseOperations(context: OperationsContext): Operations {
       });
     },
     listxattr(path, reply) {
-      answer<[string[]]>(reply, async () => [(await filesystem.listxattr(await inodeAt(path))).map(text)]);
+      answer<[string[]]>(reply, async () => [
+        (await filesystem.listxattr(caller, await inodeAt(path))).map(text),
+      ]);
     },
     setxattr(path, name, value, _position, flags, reply) {
       complete(reply, async () => {
