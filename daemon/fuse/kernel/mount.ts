@@ -95,7 +95,11 @@ function run(session: Session): Running {
     },
     interrupt: (words: Uint32Array) => interrupts.interrupt(words),
   };
-  const reader = startReader(session.descriptor, (words, bytes) => dispatch(session, control, words, bytes));
+  const reader = startReader(
+    session.descriptor,
+    (words, bytes) => dispatch(session, control, words, bytes),
+    () => session.pending.size > 0,
+  );
 
   const end = async (): Promise<void> => {
     started.resolve({ kernelMinor, accepted: false });

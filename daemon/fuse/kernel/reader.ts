@@ -15,6 +15,7 @@
 import { readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { systemErrorCode } from '../../protocol/errors.ts';
+import { startPolling } from './polling.ts';
 import { TRANSFER_BYTES_MAX } from './protocol.ts';
 
 /** The kernel demands room for the largest WRITE. */
@@ -30,13 +31,17 @@ export interface Reader {
   stop(): void;
 }
 
-/** Takes over `descriptor` (open, O_NONBLOCK). `handle` gets every request; it must not throw. */
-export function startReader(descriptor: number, handle: Handle): Reader {
+/**
+ * Takes over `descriptor` (open, O_NONBLOCK). `handle` gets every request; it must not throw. `isWaiting` tells
+ * whether answers are still to come.
+ */
+export function startReader(descriptor: number, handle: Handle, isWaiting: () => boolean): Reader {
   const memory = new ArrayBuffer(REQUEST_BYTES_MAX);
   const words = new Uint32Array(memory);
   const bytes = Buffer.from(memory);
   const { promise: closed, resolve } = Promise.withResolvers<void>();
   const pipe = openPipe(descriptor);
+  const poll = startPolling(isWaiting);
   const socket = new Socket({
     handle: pipe,
     readable: true,
@@ -45,6 +50,7 @@ export function startReader(descriptor: number, handle: Handle): Reader {
       buffer: bytes,
       callback() {
         handle(words, bytes);
+        poll.touch();
         return true;
       },
     },
