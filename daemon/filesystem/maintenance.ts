@@ -24,7 +24,8 @@ import type { NewExtent } from '../protocol/operations.ts';
 import type { Context } from './filesystem.ts';
 
 const ROUND_MS = 100;
-/** Unsettled bytes above which a round starts at once. */
+/** Small chunks are settled this often, or when this many bytes wait: each time costs the disk two syncs. */
+const SETTLE_INTERVAL_MS = 1000;
 const SETTLE_BYTES_EAGER = 4 * 1024 * 1024;
 const SETTLE_BATCH_BYTES = 4 * 1024 * 1024;
 const RECLAIM_INODES_MAX = 256;
@@ -63,6 +64,8 @@ interface FoldCandidate {
   readonly inode: Inode;
   readonly slot: number;
   lastWriteMs: number;
+  /** Small extents since they were last counted. */
+  noted: number;
 }
 
 export function startMaintenance(context: Context): Maintenance {
@@ -74,6 +77,7 @@ export function startMaintenance(context: Context): Maintenance {
   const candidates = new Map<string, FoldCandidate>();
   let unreferencedBefore = new Set<ChunkHash>();
   let lastCollectMs = 0;
+  let lastSettleMs = 0;
   let folded = 0;
   let collectedChunks = 0;
   let lastError: string | undefined;
@@ -85,20 +89,25 @@ export function startMaintenance(context: Context): Maintenance {
   timer.unref();
 
   function hasWork(): boolean {
-    const { unsettledBytes, readOnly } = metadata.status();
-    if (readOnly !== undefined) return false;
+    if (metadata.status().readOnly !== undefined) return false;
     return (
-      unsettledBytes > 0 ||
+      settleIsDue() ||
       reclaimable.length > 0 ||
       candidates.size > 0 ||
       clock.monotonicMs() - lastCollectMs >= COLLECT_INTERVAL_MS
     );
   }
 
+  function settleIsDue(): boolean {
+    const { unsettledBytes } = metadata.status();
+    if (unsettledBytes === 0) return false;
+    return unsettledBytes >= SETTLE_BYTES_EAGER || clock.monotonicMs() - lastSettleMs >= SETTLE_INTERVAL_MS;
+  }
+
   function round(): Promise<void> {
     running ??= (async () => {
       try {
-        await settle();
+        if (settleIsDue()) await settle();
         await reclaim();
         await collect(false);
         await fold();
@@ -110,12 +119,13 @@ export function startMaintenance(context: Context): Maintenance {
       } finally {
         running = undefined;
       }
-      if (!closed && metadata.status().unsettledBytes > SETTLE_BYTES_EAGER) void round();
+      if (!closed && metadata.status().unsettledBytes >= SETTLE_BYTES_EAGER) void round();
     })();
     return running;
   }
 
   async function settle(): Promise<void> {
+    lastSettleMs = clock.monotonicMs();
     for (let batch = metadata.unsettledBatch(SETTLE_BATCH_BYTES); batch.length > 0; ) {
       await chunks.settle(batch);
       metadata.settled(batch);
@@ -159,6 +169,9 @@ export function startMaintenance(context: Context): Maintenance {
       const { inode, slot } = candidate;
       const start = slot * CHUNK_BYTES_MAX;
       const quiet = now - candidate.lastWriteMs >= FOLD_QUIET_MS;
+      // Counted once when the slot has become quiet; while it is written, only when it must have many.
+      if (!quiet && candidate.noted < FOLD_EXTENTS_BUSY) continue;
+      candidate.noted = 0;
       const extents = metadata.reads.countExtents(inode, start, start + CHUNK_BYTES_MAX);
       if (extents > (quiet ? FOLD_EXTENTS_QUIET : FOLD_EXTENTS_BUSY)) {
         if (await foldSlot(inode, start)) folded++;
@@ -266,9 +279,11 @@ export function startMaintenance(context: Context): Maintenance {
       const slot = Math.floor(offset / CHUNK_BYTES_MAX);
       const key = `${inode}:${slot}`;
       const candidate = candidates.get(key);
-      if (candidate !== undefined) candidate.lastWriteMs = clock.monotonicMs();
-      else if (candidates.size < FOLD_CANDIDATES_MAX) {
-        candidates.set(key, { inode, slot, lastWriteMs: clock.monotonicMs() });
+      if (candidate !== undefined) {
+        candidate.lastWriteMs = clock.monotonicMs();
+        candidate.noted++;
+      } else if (candidates.size < FOLD_CANDIDATES_MAX) {
+        candidates.set(key, { inode, slot, lastWriteMs: clock.monotonicMs(), noted: 1 });
       }
     },
     async drain() {

@@ -2,7 +2,8 @@
  * Changes of a file's extents and of the reference counts that go with them.
  *
  * Invariants: extents of a file never overlap; none crosses a slot; `chunk.refs` is the number of extent rows
- * that name the chunk; `inode.stored` is the sum of lengths. Counts change in the transaction of the extents.
+ * that name the chunk. Counts change in the transaction of the extents; the caller keeps `inode.stored` (the sum
+ * of lengths) by what `put`, `remove` and `copy` answer.
  */
 
 import type { DatabaseSync } from 'node:sqlite';
@@ -31,17 +32,17 @@ export type Payload = ReadonlyMap<ChunkHash, Uint8Array>;
 export interface ExtentWriter {
   /** Refuses (ESTALE) an operation that names a small chunk that is neither here nor in the payload. */
   check(extents: readonly NewExtent[], payload: Payload): void;
-  /** Cuts what is there and puts the extent in its place. */
-  put(inode: Inode, extent: NewExtent, payload: Payload): void;
-  /** Makes `start` (inclusive) to `end` (exclusive) a hole. */
-  remove(inode: Inode, start: number, end: number): void;
+  /** Cuts what is there and puts the extent in its place. Answers by how much the stored bytes grew. */
+  put(inode: Inode, extent: NewExtent, payload: Payload): number;
+  /** Makes `start` (inclusive) to `end` (exclusive) a hole. Answers by how much the stored bytes shrank. */
+  remove(inode: Inode, start: number, end: number): number;
   /** Removes up to `limit` extents from the file's end; answers how many. */
   removeSome(inode: Inode, limit: number): number;
-  /** Shares `found` (extents of the source range) into the target range. */
+  /** Shares `found` (extents of the source range) into the target range. Answers by how much that one grew. */
   copy(
     found: readonly ExtentRow[],
     range: { fromOffset: number; to: Inode; toOffset: number; length: number },
-  ): void;
+  ): number;
   /** Deletes the chunk's row when nothing refers to it; answers whether it did. */
   dropChunk(hash: ChunkHash): boolean;
 }
@@ -77,13 +78,7 @@ export function extentWriter(
   const addRefs = database.prepare('UPDATE chunk SET refs = refs + ? WHERE chunk = ?');
   const chunkDelete = database.prepare('DELETE FROM chunk WHERE chunk = ?');
 
-  function changeStored(inode: Inode, delta: number): void {
-    if (delta === 0) return;
-    addStored.run(delta, inode);
-    totals.stored += delta;
-  }
-
-  function remove(inode: Inode, start: number, end: number): void {
+  function remove(inode: Inode, start: number, end: number): number {
     let removed = 0;
     for (const row of overlapping.all(inode, start, end)) {
       const offset = row[0] as number;
@@ -103,7 +98,8 @@ export function extentWriter(
       const rowsNow = (cutStart > offset ? 1 : 0) + (cutEnd < extentEnd ? 1 : 0);
       if (rowsNow !== 1) addRefs.run(rowsNow - 1, chunk);
     }
-    changeStored(inode, -removed);
+    totals.stored -= removed;
+    return removed;
   }
 
   function chunkFor(extent: NewExtent, payload: Payload): number {
@@ -137,9 +133,10 @@ export function extentWriter(
     put(inode, extent, payload) {
       // The new reference is counted first, so that content overwritten by itself never drops to zero.
       const chunk = chunkFor(extent, payload);
-      remove(inode, extent.offset, extent.offset + extent.length);
+      const removed = remove(inode, extent.offset, extent.offset + extent.length);
       insert.run(inode, extent.offset, extent.length, chunk, extent.chunkOffset);
-      changeStored(inode, extent.length);
+      totals.stored += extent.length;
+      return extent.length - removed;
     },
     remove,
     removeSome(inode, limit) {
@@ -150,13 +147,13 @@ export function extentWriter(
         addRefs.run(-1, row[2] as number);
         removed += row[1] as number;
       }
-      changeStored(inode, -removed);
+      totals.stored -= removed;
+      addStored.run(-removed, inode);
       return rows.length;
     },
     copy(found, range) {
       const { fromOffset, to, toOffset, length } = range;
-      remove(to, toOffset, toOffset + length);
-      let added = 0;
+      let added = -remove(to, toOffset, toOffset + length);
       for (const extent of found) {
         const start = Math.max(extent.offset, fromOffset);
         const end = Math.min(extent.offset + extent.length, fromOffset + length);
@@ -167,10 +164,11 @@ export function extentWriter(
           insert.run(to, target, bytes, extent.chunk, extent.chunkOffset + (position - extent.offset));
           addRefs.run(1, extent.chunk);
           added += bytes;
+          totals.stored += bytes;
           position += bytes;
         }
       }
-      changeStored(to, added);
+      return added;
     },
     dropChunk(hash) {
       const known = chunkByHash.get(hashToBytes(hash));

@@ -51,6 +51,7 @@ export function openApply(
 ): Apply {
   const extents = extentWriter(database, totals, unsettled);
   const write = writeStatements(database);
+  let nextInode = write.nextInode();
 
   const handlers: { [K in Operation['kind']]: Handler<K> } = {
     make(operation, version) {
@@ -68,8 +69,10 @@ export function openApply(
       }
       write.inodeInsert(operation, entry === null ? 0 : isDirectory ? 2 : 1, isDirectory ? entry?.parent : 0);
       changeXattrs(operation.inode, operation.xattrs);
-      const next = write.nextInode();
-      if (operation.inode >= next) write.setNextInode(operation.inode + INODE_NUMBERS_STEP);
+      if (operation.inode >= nextInode) {
+        nextInode = operation.inode + INODE_NUMBERS_STEP;
+        write.setNextInode(nextInode);
+      }
       totals.inodes++;
       return NOTHING;
     },
@@ -117,11 +120,12 @@ export function openApply(
     attributes(operation) {
       const row = existingInode(reads, operation.inode);
       const size = operation.size;
+      let removed = 0;
       if (size !== undefined) {
         if (size > FILE_BYTES_MAX) throw new FsError('EFBIG');
-        if (size < row.size) extents.remove(row.inode, size, FILE_BYTES_MAX);
+        if (size < row.size) removed = extents.remove(row.inode, size, FILE_BYTES_MAX);
       }
-      write.setAttributes(row, operation);
+      write.setAttributes(row, operation, row.stored - removed);
       changeXattrs(row.inode, operation.xattrs);
       return NOTHING;
     },
@@ -129,15 +133,16 @@ export function openApply(
     write(operation, _version, payload) {
       const row = existingInode(reads, operation.inode);
       extents.check(operation.extents, payload);
-      for (const extent of operation.extents) extents.put(row.inode, extent, payload);
-      write.setContent(row.inode, Math.max(row.size, operation.sizeAtLeast), operation.time);
+      let added = 0;
+      for (const extent of operation.extents) added += extents.put(row.inode, extent, payload);
+      write.setContent(row, added, operation);
       return NOTHING;
     },
 
     punch(operation) {
       const row = existingInode(reads, operation.inode);
-      extents.remove(row.inode, operation.offset, operation.offset + operation.length);
-      write.setContent(row.inode, Math.max(row.size, operation.sizeAtLeast), operation.time);
+      const removed = extents.remove(row.inode, operation.offset, operation.offset + operation.length);
+      write.setContent(row, -removed, operation);
       return NOTHING;
     },
 
@@ -149,8 +154,9 @@ export function openApply(
         operation.fromOffset,
         operation.fromOffset + operation.length,
       );
-      extents.copy(found, operation);
-      write.setContent(to.inode, Math.max(to.size, operation.toOffset + operation.length), operation.time);
+      const added = extents.copy(found, operation);
+      const sizeAtLeast = operation.toOffset + operation.length;
+      write.setContent(to, added, { sizeAtLeast, time: operation.time });
       return NOTHING;
     },
 
@@ -171,8 +177,9 @@ export function openApply(
         });
       if (!unchanged) throw new FsError('EAGAIN');
       extents.check(operation.extents, payload);
-      extents.remove(row.inode, operation.offset, end);
-      for (const extent of operation.extents) extents.put(row.inode, extent, payload);
+      let added = -extents.remove(row.inode, operation.offset, end);
+      for (const extent of operation.extents) added += extents.put(row.inode, extent, payload);
+      assert(added === 0, 'a fold keeps the number of stored bytes');
       return NOTHING;
     },
 
@@ -381,10 +388,10 @@ function writeStatements(database: DatabaseSync) {
   const setParent = database.prepare('UPDATE inode SET parent = ? WHERE inode = ?');
   const setChanged = database.prepare('UPDATE inode SET ctime_s = ?, ctime_ns = ? WHERE inode = ?');
   const setContent = database.prepare(
-    'UPDATE inode SET size = ?2, mtime_s = ?3, mtime_ns = ?4, ctime_s = ?3, ctime_ns = ?4 WHERE inode = ?1',
+    'UPDATE inode SET size = ?2, stored = ?3, mtime_s = ?4, mtime_ns = ?5, ctime_s = ?4, ctime_ns = ?5 WHERE inode = ?1',
   );
   const setAttributes = database.prepare(
-    'UPDATE inode SET mode = ?, uid = ?, gid = ?, size = ?, atime_s = ?, atime_ns = ?, mtime_s = ?, mtime_ns = ?, ctime_s = ?, ctime_ns = ? WHERE inode = ?',
+    'UPDATE inode SET mode = ?, uid = ?, gid = ?, size = ?, stored = ?, atime_s = ?, atime_ns = ?, mtime_s = ?, mtime_ns = ?, ctime_s = ?, ctime_ns = ? WHERE inode = ?',
   );
   const orphanInsert = database.prepare('INSERT INTO orphan VALUES (?)');
   const orphanDelete = database.prepare('DELETE FROM orphan WHERE inode = ?');
@@ -428,9 +435,12 @@ function writeStatements(database: DatabaseSync) {
       setLinks.run(links, time.seconds, time.nanoseconds, inode),
     setParent: (inode: Inode, parent: Inode) => setParent.run(parent, inode),
     setChanged: (inode: Inode, time: Timestamp) => setChanged.run(time.seconds, time.nanoseconds, inode),
-    setContent: (inode: Inode, size: number, time: Timestamp) =>
-      setContent.run(inode, size, time.seconds, time.nanoseconds),
-    setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>) {
+    setContent(row: InodeRow, storedDelta: number, change: { sizeAtLeast: number; time: Timestamp }) {
+      const { seconds, nanoseconds } = change.time;
+      const size = Math.max(row.size, change.sizeAtLeast);
+      setContent.run(row.inode, size, row.stored + storedDelta, seconds, nanoseconds);
+    },
+    setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>, stored: number) {
       const atime = operation.atime ?? row.atime;
       const mtime = operation.mtime ?? row.mtime;
       const ctime = operation.time ?? row.ctime;
@@ -439,6 +449,7 @@ function writeStatements(database: DatabaseSync) {
         operation.uid ?? row.uid,
         operation.gid ?? row.gid,
         operation.size ?? row.size,
+        stored,
         atime.seconds,
         atime.nanoseconds,
         mtime.seconds,
@@ -472,8 +483,8 @@ interface WriteStatements {
   setLinks(inode: Inode, links: number, time: Timestamp): void;
   setParent(inode: Inode, parent: Inode): void;
   setChanged(inode: Inode, time: Timestamp): void;
-  setContent(inode: Inode, size: number, time: Timestamp): void;
-  setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>): void;
+  setContent(row: InodeRow, storedDelta: number, change: { sizeAtLeast: number; time: Timestamp }): void;
+  setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>, stored: number): void;
   orphanInsert(inode: Inode): void;
   orphanDelete(inode: Inode): void;
   xattrPut(inode: Inode, name: Uint8Array, value: Uint8Array): void;
