@@ -133,8 +133,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let operationsSinceCheckpoint = 0;
   let checkpointing: Promise<void> | undefined;
   let idleTimer: NodeJS.Timeout | undefined;
+  /** The running fdatasync of the log, and the last operation that was written before it started. */
   let syncing: Promise<void> | undefined;
+  let syncingVersion = 0;
   let syncNext: Promise<void> | undefined;
+  let durableVersion = version;
   let closed = false;
 
   /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
@@ -273,8 +276,13 @@ export function openMetadata(options: MetadataOptions): Metadata {
   }
 
   function sync(): Promise<void> {
+    const covers = version;
+    syncingVersion = covers;
     const running = operationLog
       .sync()
+      .then(() => {
+        durableVersion = covers;
+      })
       .catch((error: unknown) => {
         throw fail(`${logDirectory} cannot be synced`, error);
       })
@@ -315,8 +323,10 @@ export function openMetadata(options: MetadataOptions): Metadata {
     barrier() {
       if (readOnly !== undefined) return Promise.reject(new FsError('EIO', readOnly));
       if (turn !== undefined) endTurn();
-      // A running fdatasync may have started before our last write: the next one is ours.
+      if (durableVersion >= version) return Promise.resolve();
       if (syncing === undefined) return sync();
+      if (syncingVersion >= version) return syncing;
+      // The running fdatasync started before our last write: the next one is ours.
       syncNext ??= syncing
         .catch(() => {})
         .then(() => {
