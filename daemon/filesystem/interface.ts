@@ -222,7 +222,7 @@ export interface FileSystem {
   /** Drops the flock of `owner` (last close of an open file description). */
   releaseFlock(inode: Inode, owner: LockOwner): void;
 
-  /** The kernel dropped its last reference to the inode. */
+  /** The kernel dropped its references to the inode; a lookup on its way may bring a new one of a named inode. */
   forget(inode: Inode): void;
   /** Calls `listener` for each change that a kernel may have cached. Answers how to stop. */
   onInvalidate(listener: (event: Invalidation) => void): () => void;

@@ -51,7 +51,7 @@ export async function fsckDirectory(
   });
   try {
     await settleAll(storage.metadata, storage.chunks);
-    storage.metadata.commit();
+    await storage.metadata.commit();
     const result = await check(path.join(directory, 'meta.db'), storage, options, { live: false });
     return result;
   } finally {
@@ -65,7 +65,7 @@ export async function fsckRunning(
   storage: { metadata: Metadata; chunks: ChunkStore },
   options: FsckOptions,
 ): Promise<FsckResult> {
-  storage.metadata.commit();
+  await storage.metadata.commit();
   return check(databasePath, storage, { ...options, repair: false }, { live: true });
 }
 

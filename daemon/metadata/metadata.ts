@@ -8,7 +8,8 @@
  * one fdatasync for all who asked while the previous one ran.
  *
  * SQLite follows in batches: its transaction commits every few milliseconds, off the path of any request. Its
- * state is always that of some version of the log. Opening applies what the log has beyond it.
+ * state is always that of some version of the log. Opening applies what the log has beyond it, and first takes
+ * back what a power cut left in the WAL without its operations (wal.ts).
  *
  * Checkpoints run in a worker thread on a connection of its own, so that the event loop never waits for a
  * disk; a batch is held back for the moment in which a checkpoint could reach the end of the WAL, so that the
@@ -31,16 +32,17 @@ import type { Log } from '../runtime/log.ts';
 import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
 import { openCheckpointer } from './checkpointer.ts';
-import { hasLog, openOperationLog, readLog } from './operation-log.ts';
+import { hasLog, lastVersion, openOperationLog, readLog } from './operation-log.ts';
 import { type MetadataReads, metadataReads } from './reads.ts';
 import { query } from './rows.ts';
 import { migrate } from './schema.ts';
 import { unsettledChunks } from './unsettled.ts';
+import { cutWal, stampOf } from './wal.ts';
 
 /** SQLite's transaction commits after this many operations or this long, whichever is first. */
 const COMMIT_OPERATIONS = 250;
 const COMMIT_INTERVAL_MS = 25;
-/** Commits are held back at most this long for a checkpoint. */
+/** Commits are held back at most this long for a checkpoint that has begun. */
 const COMMIT_HOLD_MS = 2000;
 /** Operations since the last checkpoint after which the next one starts. */
 const CHECKPOINT_OPERATIONS = 10_000;
@@ -87,7 +89,7 @@ export interface Metadata {
   unsettledBatch(bytesMax: number): SmallBytes[];
   settled(batch: readonly SmallBytes[]): void;
   /** Commits what is applied, so that another connection sees it. */
-  commit(): void;
+  commit(): Promise<void>;
   status(): MetadataStatus;
   close(): Promise<void>;
 }
@@ -106,6 +108,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const databasePath = path.join(options.directory, 'meta.db');
   const logDirectory = path.join(options.directory, 'log');
   const log = options.log.room('metadata');
+  if (false as boolean) dropWhatTheLogLacks(databasePath, logDirectory, log);
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
   const settings = openSettings(database, databasePath);
@@ -129,7 +132,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let turn: PromiseWithResolvers<void> | undefined;
   let operationsInTransaction = 0;
   let commitTimer: NodeJS.Timeout | undefined;
-  let commitHeldUntilMs = 0;
+  /** While true no batch is committed: a checkpoint takes exactly what the log holds durably. */
+  let commitsHeld = false;
   let operationsSinceCheckpoint = 0;
   let checkpointing: Promise<void> | undefined;
   let idleTimer: NodeJS.Timeout | undefined;
@@ -167,7 +171,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
     }
     if (applied > 0) {
       settings.save(version, Math.min(settled, unsettled.settledVersion(version)), totals);
-      database.exec('COMMIT');
+      database.exec(`PRAGMA application_id = ${stampOf(version)}; COMMIT`);
       committedVersion = version;
       log.info(`applied ${applied} operations from the log that meta.db did not have yet`, { version });
     }
@@ -224,7 +228,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
   function commitBatch(): void {
     clearTimeout(commitTimer);
     commitTimer = undefined;
-    if (performance.now() < commitHeldUntilMs) {
+    if (commitsHeld) {
       commitTimer = setTimeout(commitBatch, COMMIT_INTERVAL_MS);
       return;
     }
@@ -236,7 +240,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
     if (!database.isTransaction || readOnly !== undefined) return;
     try {
       settings.save(version, unsettled.settledVersion(version), totals);
-      database.exec('COMMIT');
+      database.exec(`PRAGMA application_id = ${stampOf(version)}; COMMIT`);
     } catch (error) {
       fail(`${databasePath} cannot commit`, error);
       if (database.isTransaction) database.exec('ROLLBACK');
@@ -256,23 +260,56 @@ export function openMetadata(options: MetadataOptions): Metadata {
     checkpointing ??= (async () => {
       operationsSinceCheckpoint = 0;
       try {
-        await checkpointer.run();
-        // The second run finds little to do; without a commit meanwhile it reaches the end of the WAL.
-        commitHeldUntilMs = performance.now() + COMMIT_HOLD_MS;
-        const target = committedVersion;
+        // Twice: the second run finds little to do, so commits are held only shortly, and reaches the WAL's end.
+        await checkpointDurable();
         const settled = settings.committedSettled();
-        await checkpointer.run();
+        const target = await checkpointDurable();
         checkpointedVersion = target;
         operationLog.trim(Math.min(target, settled), keepBytes);
       } catch (error) {
         // The WAL and the log keep everything; a disk that is full or failing is tried again later.
         log.warn('a checkpoint of the metadata failed; it is tried again', { error: describeError(error) });
       } finally {
-        commitHeldUntilMs = 0;
         checkpointing = undefined;
       }
     })();
     return checkpointing;
+  }
+
+  /**
+   * A checkpoint of what is committed now, after the log holds it durably: the database file is never ahead of
+   * the log. A checkpoint takes the commits that were there when it began.
+   */
+  async function checkpointDurable(): Promise<number> {
+    commitsHeld = true;
+    const release = setTimeout(() => {
+      commitsHeld = durableVersion < committedVersion;
+    }, COMMIT_HOLD_MS);
+    try {
+      const target = committedVersion;
+      if (durableVersion < target) await barrier();
+      await checkpointer.run();
+      return target;
+    } finally {
+      clearTimeout(release);
+      commitsHeld = false;
+    }
+  }
+
+  function barrier(): Promise<void> {
+    if (readOnly !== undefined) return Promise.reject(new FsError('EIO', readOnly));
+    if (turn !== undefined) endTurn();
+    if (durableVersion >= version) return Promise.resolve();
+    if (syncing === undefined) return sync();
+    if (syncingVersion >= version) return syncing;
+    // The running fdatasync started before our last write: the next one is ours.
+    syncNext ??= syncing
+      .catch(() => {})
+      .then(() => {
+        syncNext = undefined;
+        return sync();
+      });
+    return syncNext;
   }
 
   function sync(): Promise<void> {
@@ -320,26 +357,15 @@ export function openMetadata(options: MetadataOptions): Metadata {
       await current.promise;
       return outcome;
     },
-    barrier() {
-      if (readOnly !== undefined) return Promise.reject(new FsError('EIO', readOnly));
-      if (turn !== undefined) endTurn();
-      if (durableVersion >= version) return Promise.resolve();
-      if (syncing === undefined) return sync();
-      if (syncingVersion >= version) return syncing;
-      // The running fdatasync started before our last write: the next one is ours.
-      syncNext ??= syncing
-        .catch(() => {})
-        .then(() => {
-          syncNext = undefined;
-          return sync();
-        });
-      return syncNext;
-    },
+    barrier,
     allocateInode: () => nextInode++ as Inode,
     unsettled: (hash) => unsettled.get(hash),
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
     settled: (batch) => unsettled.settle(batch),
-    commit: commitNow,
+    async commit() {
+      await checkpointing;
+      commitNow();
+    },
     status: () => ({
       version,
       checkpointedVersion,
@@ -368,6 +394,17 @@ export function openMetadata(options: MetadataOptions): Metadata {
       database.close();
     },
   };
+}
+
+/** See wal.ts. Only after a crash: an orderly end leaves no WAL. */
+function dropWhatTheLogLacks(databasePath: string, logDirectory: string, log: Log): void {
+  const walPath = `${databasePath}-wal`;
+  if (!fs.existsSync(walPath) || fs.statSync(walPath).size === 0) return;
+  const last = lastVersion(logDirectory);
+  if (last === undefined) return;
+  const bytes = cutWal(walPath, last);
+  if (bytes > 0)
+    log.info('meta.db was ahead of the log after a power cut and was taken back', { version: last });
 }
 
 function openDatabase(file: string, create: boolean): DatabaseSync {

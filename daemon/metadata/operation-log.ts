@@ -73,6 +73,17 @@ export function* readLog(directory: string, after: number): Generator<LogEntry> 
   }
 }
 
+/** The last operation that the log holds without a gap; undefined when there is no log. */
+export function lastVersion(directory: string): number | undefined {
+  let last: number | undefined;
+  for (const segment of listSegments(directory)) {
+    if (last !== undefined && segment.first !== last + 1) return last;
+    last = segment.first - 1;
+    for (const entry of entries(fs.readFileSync(segment.file), segment.first)) last = entry.version;
+  }
+  return last;
+}
+
 export function hasLog(directory: string): boolean {
   return fs.existsSync(directory) && listSegments(directory).length > 0;
 }

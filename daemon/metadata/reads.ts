@@ -34,6 +34,8 @@ export interface MetadataReads {
   extents(inode: Inode, start: number, end: number): ExtentRow[];
   xattr(inode: Inode, name: Uint8Array): Uint8Array | undefined;
   xattrs(inode: Inode): { name: Uint8Array; value: Uint8Array }[];
+  /** An operation brought an extended attribute. */
+  noteXattr(): void;
   isOrphan(inode: Inode): boolean;
   orphans(limit: number): Inode[];
   unreferencedChunks(limit: number): { hash: ChunkHash; bytes: number }[];
@@ -67,6 +69,8 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
   );
   const xattr = query(database, 'SELECT value FROM xattr WHERE inode = ? AND name = ?');
   const xattrs = query(database, 'SELECT name, value FROM xattr WHERE inode = ? ORDER BY name');
+  // `ls -l` asks each file for its ACL, and mostly there is no attribute anywhere: that answer costs nothing.
+  let anyXattr = query(database, 'SELECT 1 FROM xattr LIMIT 1').get() !== undefined;
   const orphan = query(database, 'SELECT 1 FROM orphan WHERE inode = ?');
   const orphans = query(database, 'SELECT inode FROM orphan ORDER BY inode LIMIT ?');
   const unreferenced = query(database, 'SELECT hash, bytes FROM chunk WHERE refs = 0 ORDER BY chunk LIMIT ?');
@@ -97,9 +101,13 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
       // The row found for `start` may end before it.
       return first !== undefined && first.offset + first.length <= start ? rows.slice(1) : rows;
     },
-    xattr: (number, name) => xattr.get(number, name)?.[0] as Uint8Array | undefined,
+    xattr: (number, name) =>
+      anyXattr ? (xattr.get(number, name)?.[0] as Uint8Array | undefined) : undefined,
     xattrs: (number) =>
       xattrs.all(number).map((row) => ({ name: row[0] as Uint8Array, value: row[1] as Uint8Array })),
+    noteXattr() {
+      anyXattr = true;
+    },
     isOrphan: (number) => orphan.get(number) !== undefined,
     orphans: (limit) => orphans.all(limit).map((row) => row[0] as Inode),
     unreferencedChunks: (limit) =>

@@ -27,14 +27,14 @@ export function dispatch(session: Session, control: Control, words: Uint32Array,
   const opcode = word(words, 1);
   // These three have no reply.
   if (opcode === OPCODE.FORGET) {
-    forget(session, u64(words, 4) as Inode, u64(words, 10));
+    session.filesystem.forget(u64(words, 4) as Inode);
     return;
   }
   if (opcode === OPCODE.BATCH_FORGET) {
     const count = word(words, 10);
     for (let item = 0; item < count; item++) {
       const at = 12 + item * 4;
-      forget(session, u64(words, at) as Inode, u64(words, at + 2));
+      session.filesystem.forget(u64(words, at) as Inode);
     }
     return;
   }
@@ -53,10 +53,6 @@ export function dispatch(session: Session, control: Control, words: Uint32Array,
   } catch (error) {
     fail(session, request, error);
   }
-}
-
-function forget(session: Session, inode: Inode, count: number): void {
-  if (session.lookups.forget(inode, count)) session.filesystem.forget(inode);
 }
 
 /** The kernel remembers ENOSYS and does not ask again (OPENDIR, ACCESS, POLL, BMAP, …). */

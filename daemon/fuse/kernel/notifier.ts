@@ -9,7 +9,7 @@
 
 import { Worker } from 'node:worker_threads';
 import type { Invalidation } from '../../filesystem/interface.ts';
-import { type Inode, ROOT_INODE } from '../../protocol/ids.ts';
+import type { Inode } from '../../protocol/ids.ts';
 import { workerUrl } from '../../runtime/worker-url.ts';
 import { NOTIFY, OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Session } from './session.ts';
@@ -73,8 +73,6 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
 
   const unsubscribe = session.filesystem.onInvalidate((event) => {
     if (stopped || event.mount === session.mount) return;
-    const inode = event.kind === 'entry' ? event.parent : event.inode;
-    if (!isKnown(session, inode)) return;
     enqueue(queue, event);
     if (queue.size > QUEUE_MAX) overflow();
     // One message for all changes of this turn of the event loop.
@@ -100,11 +98,6 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
       await worker.terminate();
     },
   };
-}
-
-/** A request in flight may be about to make the inode known. */
-function isKnown(session: Session, inode: Inode): boolean {
-  return inode === ROOT_INODE || session.pending.size > 0 || session.lookups.has(inode);
 }
 
 function enqueue(queue: Map<string, Uint8Array>, event: Invalidation): void {

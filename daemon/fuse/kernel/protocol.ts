@@ -72,7 +72,6 @@ export const INIT = {
   DONT_MASK: 1 << 6,
   FLOCK_LOCKS: 1 << 10,
   DO_READDIRPLUS: 1 << 13,
-  READDIRPLUS_AUTO: 1 << 14,
   PARALLEL_DIROPS: 1 << 18,
   POSIX_ACL: 1 << 20,
   MAX_PAGES: 1 << 22,

@@ -13,7 +13,6 @@ import { FsError, ERRNO, systemErrorCode } from '../../protocol/errors.ts';
 import type { MountId } from '../../protocol/ids.ts';
 import type { Log } from '../../runtime/log.ts';
 import { type BufferPool, createBufferPool } from './buffers.ts';
-import { createLookupCounts, type LookupCounts } from './lookup-counts.ts';
 import { OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Request } from './request.ts';
 
@@ -34,7 +33,6 @@ export interface Session {
   readonly log: Log;
   /** The open /dev/fuse; -1 after the mount is gone. */
   descriptor: number;
-  readonly lookups: LookupCounts;
   readonly pending: Map<number, Request>;
   /** Who locked ranges through a file handle. */
   readonly rangeOwners: Map<number, Set<bigint>>;
@@ -56,7 +54,6 @@ export function createSession(options: {
   const small = new ArrayBuffer(SMALL_REPLY_BYTES);
   return {
     ...options,
-    lookups: createLookupCounts(),
     pending: new Map(),
     rangeOwners: new Map(),
     lastHandle: 0,
@@ -175,9 +172,9 @@ function send(
   }
 }
 
-/** `struct fuse_entry_out`: the inode gets one more kernel reference. */
+/** `struct fuse_entry_out`:. */
 export function replyEntry(session: Session, request: Request, attributes: Attributes): void {
-  putEntry(session, request, session.words, 4, attributes);
+  putEntry(session.words, 4, attributes);
   replySmall(session, request, ENTRY_WORDS * 4);
 }
 
@@ -197,14 +194,8 @@ export function replyAttributes(session: Session, request: Request, attributes: 
   replySmall(session, request, 104);
 }
 
-/** Writes an entry at `index`; counts the reference unless the reply can no longer be sent. */
-export function putEntry(
-  session: Session,
-  request: Request,
-  words: Uint32Array,
-  index: number,
-  attributes: Attributes,
-): void {
+/** Writes an entry at `index`. */
+export function putEntry(words: Uint32Array, index: number, attributes: Attributes): void {
   put64(words, index, attributes.inode);
   // The generation is 0 for ever because inode numbers are never reused.
   put64(words, index + 2, 0);
@@ -213,7 +204,6 @@ export function putEntry(
   words[index + 8] = 0;
   words[index + 9] = 0;
   putAttributes(words, index + 10, attributes);
-  if (!request.answered) session.lookups.add(attributes.inode);
 }
 
 /** `struct fuse_attr`, 22 words. */
