@@ -161,6 +161,8 @@ async function withReader(
 ): Promise<void> {
   if (target === 'store') {
     const store = await openStore(directory);
+    // A daemon that serves reads has its threads and modules loaded.
+    store.unpin(await store.store(randomBytes(CHUNK_BYTES_MAX)));
     const chunks = hashes.map((hash) => ({ hash, size: CHUNK_BYTES_MAX }));
     await work((chunk, offset, into) =>
       store.read(chunks[chunk] ?? { hash: '' as ChunkHash, size: 0 }, offset, into),

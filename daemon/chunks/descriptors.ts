@@ -21,6 +21,8 @@ export interface OpenFile {
 export interface Descriptors {
   /** Runs `work` with an open descriptor. Errors: the system error of open. */
   use<Result>(hash: ChunkHash, work: (file: OpenFile) => Promise<Result>): Promise<Result>;
+  /** Starts to open the file, if it is not open. */
+  prepare(hash: ChunkHash): void;
   /** The file is another one now, or gone. */
   forget(hash: ChunkHash): void;
   close(): void;
@@ -57,13 +59,22 @@ export function openDescriptors(pathOf: (hash: ChunkHash) => string): Descriptor
     if (entry !== undefined) drop(entry);
   }
 
+  function entryOf(hash: ChunkHash): Entry {
+    const present = entries.get(hash);
+    if (present !== undefined) return present;
+    const entry = { opening: openForReading(pathOf(hash)), users: 0, dropped: false };
+    entries.set(hash, entry);
+    // Whoever uses it meets the failure; the next one tries again.
+    entry.opening.catch(() => {
+      if (entries.peek(hash) === entry) entries.delete(hash);
+    });
+    return entry;
+  }
+
   return {
+    prepare: (hash) => void entryOf(hash),
     async use(hash, work) {
-      let entry = entries.get(hash);
-      if (entry === undefined) {
-        entry = { opening: openForReading(pathOf(hash)), users: 0, dropped: false };
-        entries.set(hash, entry);
-      }
+      const entry = entryOf(hash);
       entry.users += 1;
       try {
         return await work(await entry.opening);

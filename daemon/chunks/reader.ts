@@ -73,6 +73,8 @@ export function openReader({ layout, threads, locks, blockSums, onDamage }: Read
   function tableOf(chunk: Chunk): Table | undefined {
     const known = tables.get(chunk.hash);
     if (known !== undefined) return known.size === chunk.size ? known : undefined;
+    // A thread opens the file while this one looks into small.db.
+    descriptors.prepare(chunk.hash);
     const checksums = blockSums.read(chunk);
     if (checksums === undefined) return undefined;
     const table = { size: chunk.size, checksums, durable: false };

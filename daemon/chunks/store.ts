@@ -36,6 +36,7 @@ import { openSpaceGuard } from './space.ts';
 
 const WRITE_THREADS = 2;
 const SYNC_THREADS = 2;
+/** Started when a chunk without a checksum table is read, or for fsck. */
 const CHECK_THREADS = 2;
 /** What callers may have in `store` at once; they bound it lower, by their own buffers. */
 const STORE_BYTES_IN_FLIGHT_MAX = 256 * 1024 * 1024;
@@ -60,9 +61,24 @@ export function startChunkStore(options: StartOptions): ChunkStore {
   const { layout, log } = options;
   const { directory } = layout;
   const url = workerUrl(import.meta.url, './file-worker');
-  const writers = openWorkerPool<FileJobs>({ url, threads: WRITE_THREADS, name: 'chunk writes' });
-  const syncers = openWorkerPool<FileJobs>({ url, threads: SYNC_THREADS, name: 'chunk syncs' });
-  const checkers = openWorkerPool<FileJobs>({ url, threads: CHECK_THREADS, name: 'chunk checks' });
+  const writers = openWorkerPool<FileJobs>({
+    url,
+    threads: WRITE_THREADS,
+    startAtOnce: 1,
+    name: 'chunk writes',
+  });
+  const syncers = openWorkerPool<FileJobs>({
+    url,
+    threads: SYNC_THREADS,
+    startAtOnce: 0,
+    name: 'chunk syncs',
+  });
+  const checkers = openWorkerPool<FileJobs>({
+    url,
+    threads: CHECK_THREADS,
+    startAtOnce: 0,
+    name: 'chunk checks',
+  });
   const locks = openKeyedLock<ChunkHash>();
   const space = openSpaceGuard(directory, options.clock);
   const pins = new Map<ChunkHash, number>();

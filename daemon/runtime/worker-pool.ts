@@ -33,6 +33,8 @@ export interface WorkerPool<Jobs extends JobTable<Jobs>> {
 /** More waiting jobs than this mean that a caller has no bound of its own. */
 const JOBS_IN_FLIGHT_MAX = 16_384;
 
+const YOUNG_GENERATION_MIB = 2;
+
 interface Request {
   readonly id: number;
   readonly kind: string;
@@ -81,6 +83,8 @@ export function openWorkerPool<Jobs extends JobTable<Jobs>>(options: {
       name: options.name,
       trackUnmanagedFds: false,
       workerData: options.workerData,
+      // Jobs carry their bytes outside V8's heap; a large young generation would only fill with old messages.
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB },
     });
     const thread: Thread = { worker, jobs: 0 };
     worker.on('message', (reply: Reply) => settle(reply));
