@@ -15,6 +15,8 @@ export type WriteOutcome = {
   readonly kind: 'kept' | 'written';
   /** Of the file that was kept; undefined for a written one. */
   readonly identity: FileIdentity | undefined;
+  /** undefined: the chunk had the identity given as `known`, so they were found before. */
+  readonly checksums: BlockChecksums | undefined;
   /** Why what was at the final path before was moved to quarantine; undefined when nothing was. */
   readonly setAside: string | undefined;
 };
@@ -35,8 +37,8 @@ export interface Publication {
 export type Outcome = string | undefined;
 
 export interface FileJobs {
-  /** SHA-256 and checksums of bytes in shared memory. */
-  hash: { job: { data: Uint8Array }; result: { hash: ChunkHash; checksums: BlockChecksums } };
+  /** SHA-256 of bytes in shared memory. */
+  hash: { job: { data: Uint8Array }; result: ChunkHash };
   write: {
     job: {
       data: Uint8Array;

@@ -29,7 +29,7 @@ const scratch = Buffer.allocUnsafeSlow(COMPARE_BYTES);
 serveJobs<FileJobs>({ hash: hashJob, write, sync, publish, check });
 
 function hashJob({ data }: FileJobs['hash']['job']): FileJobs['hash']['result'] {
-  return { hash: digest('sha256', data) as ChunkHash, checksums: checksumsOf(data) };
+  return digest('sha256', data) as ChunkHash;
 }
 
 function checksumsOf(data: Uint8Array): BlockChecksums {
@@ -46,14 +46,15 @@ function write(job: FileJobs['write']['job']): WriteOutcome {
   if (job.keep) {
     const path = chunkPath(layout, job.hash);
     if (job.known !== undefined && job.known === identityAt(path)) {
-      return { kind: 'kept', descriptor: undefined, identity: job.known, setAside };
+      return { kind: 'kept', descriptor: undefined, identity: job.known, checksums: undefined, setAside };
     }
     const present = compare(path, job.data);
     if (present.kind === 'equal') {
       const { descriptor, identity } = present;
-      if (!job.durable) return { kind: 'kept', descriptor, identity, setAside };
+      const checksums = checksumsOf(job.data);
+      if (!job.durable) return { kind: 'kept', descriptor, identity, checksums, setAside };
       fs.closeSync(descriptor);
-      return { kind: 'kept', descriptor: undefined, identity, setAside };
+      return { kind: 'kept', descriptor: undefined, identity, checksums, setAside };
     }
     if (present.kind === 'different') {
       quarantine(job.directory, job.hash);
@@ -70,7 +71,7 @@ function write(job: FileJobs['write']['job']): WriteOutcome {
     codeOf(() => fs.rmSync(temporary, { force: true }));
     throw error;
   }
-  return { kind: 'written', descriptor, identity: undefined, setAside };
+  return { kind: 'written', descriptor, identity: undefined, checksums: checksumsOf(job.data), setAside };
 }
 
 type Comparison =

@@ -57,8 +57,9 @@ export interface ChunkStore {
    */
   read(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): Promise<void>;
   /**
-   * Starts the check of a large chunk that will be read soon, if its block checksums are not known and memory
-   * for it is free. Never fails: the read that follows meets the failure and reports it.
+   * Prepares the first read of a large chunk that will be read soon: opens its file and looks up its block
+   * checksums, or starts its check when there are none and memory for it is free. Looks into small.db, so call
+   * it once for a chunk. Never fails: the read that follows meets the failure and reports it.
    */
   prefetch(chunk: { hash: ChunkHash; size: number }): void;
 

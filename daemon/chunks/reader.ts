@@ -161,6 +161,7 @@ export function openReader({ layout, threads, locks, blockSums, onDamage }: Read
     },
     async prefetch(chunk) {
       if (tableOf(chunk) === undefined) await wholes.prefetch(chunk);
+      else descriptors.prepare(chunk.hash);
     },
     async verify(chunk) {
       assert(chunk.size <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');

@@ -189,7 +189,8 @@ function sizeOf(row: Record<string, unknown> | undefined): number | undefined {
 
 function pack(chunks: readonly SmallChunk[]) {
   const lengths = Uint32Array.from(chunks, ({ data }) => data.length);
-  const data = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0));
+  // Memory of its own, so that it can move to the thread; every byte is set below.
+  const data = Buffer.allocUnsafeSlow(lengths.reduce((sum, length) => sum + length, 0));
   let offset = 0;
   for (const chunk of chunks) {
     data.set(chunk.data, offset);

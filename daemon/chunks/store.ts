@@ -27,7 +27,7 @@ import { openWorkerPool } from '../runtime/worker-pool.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
 import { openCommitter } from './committer.ts';
 import { asDiskFailure } from './disk-error.ts';
-import type { BlockChecksums, FileIdentity, FileJobs } from './file-jobs.ts';
+import type { FileIdentity, FileJobs } from './file-jobs.ts';
 import type { ChunkStore, SmallChunk } from './interface.ts';
 import { chunkPath, isChunkHash, type Layout } from './layout.ts';
 import { openReader } from './reader.ts';
@@ -144,10 +144,10 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     const copy = data.buffer instanceof SharedArrayBuffer ? undefined : copyOf(data);
     try {
       const shared = copy?.subarray(0, data.length) ?? data;
-      const { hash, checksums } = await writers.run('hash', { data: shared });
+      const hash = await writers.run('hash', { data: shared });
       pin(hash);
       try {
-        await locks.run(hash, () => makeDurable(hash, shared, checksums));
+        await locks.run(hash, () => makeDurable(hash, shared));
         return hash;
       } catch (error) {
         unpin(hash);
@@ -165,7 +165,7 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     return copy;
   }
 
-  async function makeDurable(hash: ChunkHash, data: Buffer, checksums: BlockChecksums): Promise<void> {
+  async function makeDurable(hash: ChunkHash, data: Buffer): Promise<void> {
     const temporary = String(++temporaries);
     const keep = !distrusted.has(hash);
     const durable = reader.isDurable(hash);
@@ -193,7 +193,7 @@ export function startChunkStore(options: StartOptions): ChunkStore {
       }
       distrusted.delete(hash);
     }
-    reader.learn({ hash, size: data.length }, checksums);
+    if (outcome.checksums !== undefined) reader.learn({ hash, size: data.length }, outcome.checksums);
   }
 
   async function remove(hashes: readonly ChunkHash[]): Promise<ChunkHash[]> {
