@@ -1,6 +1,7 @@
 /**
  * Open descriptors of chunk files, the most recently used ones: opening costs more than reading 64 KiB from
- * the page cache. A descriptor in use is closed only after its last user; so open ones may exceed the limit by
+ * the page cache. A new descriptor knows the size of its file, so that a file cut short or grown is found without
+ * reading it. A descriptor in use is closed only after its last user; so open ones may exceed the limit by
  * what is in use.
  */
 
@@ -8,18 +9,27 @@ import * as fs from 'node:fs';
 import type { ChunkHash } from '../protocol/ids.ts';
 import { openLru } from '../runtime/lru.ts';
 
-const OPEN_DESCRIPTORS_MAX = 256;
+/** 4 GiB of whole chunks; node raises its own limit of descriptors to the hard one. */
+const OPEN_DESCRIPTORS_MAX = 1024;
+
+export interface OpenFile {
+  readonly descriptor: number;
+  /** When it was opened, bytes. */
+  readonly size: number;
+}
 
 export interface Descriptors {
   /** Runs `work` with an open descriptor. Errors: the system error of open. */
-  use<Result>(hash: ChunkHash, work: (descriptor: number) => Promise<Result>): Promise<Result>;
+  use<Result>(hash: ChunkHash, work: (file: OpenFile) => Promise<Result>): Promise<Result>;
+  /** Starts to open the file, if it is not open. */
+  prepare(hash: ChunkHash): void;
   /** The file is another one now, or gone. */
   forget(hash: ChunkHash): void;
   close(): void;
 }
 
 interface Entry {
-  readonly opening: Promise<number>;
+  readonly opening: Promise<OpenFile>;
   users: number;
   dropped: boolean;
 }
@@ -38,7 +48,7 @@ export function openDescriptors(pathOf: (hash: ChunkHash) => string): Descriptor
   async function closeEntry(entry: Entry): Promise<void> {
     try {
       // Closing a descriptor that was only read cannot lose anything and does not wait for the disk.
-      fs.closeSync(await entry.opening);
+      fs.closeSync((await entry.opening).descriptor);
     } catch {
       // It never opened; whoever asked for it was told.
     }
@@ -49,13 +59,22 @@ export function openDescriptors(pathOf: (hash: ChunkHash) => string): Descriptor
     if (entry !== undefined) drop(entry);
   }
 
+  function entryOf(hash: ChunkHash): Entry {
+    const present = entries.get(hash);
+    if (present !== undefined) return present;
+    const entry = { opening: openForReading(pathOf(hash)), users: 0, dropped: false };
+    entries.set(hash, entry);
+    // Whoever uses it meets the failure; the next one tries again.
+    entry.opening.catch(() => {
+      if (entries.peek(hash) === entry) entries.delete(hash);
+    });
+    return entry;
+  }
+
   return {
+    prepare: (hash) => void entryOf(hash),
     async use(hash, work) {
-      let entry = entries.get(hash);
-      if (entry === undefined) {
-        entry = { opening: openForReading(pathOf(hash)), users: 0, dropped: false };
-        entries.set(hash, entry);
-      }
+      const entry = entryOf(hash);
       entry.users += 1;
       try {
         return await work(await entry.opening);
@@ -69,27 +88,27 @@ export function openDescriptors(pathOf: (hash: ChunkHash) => string): Descriptor
   };
 }
 
-function openForReading(path: string): Promise<number> {
+function openForReading(path: string): Promise<OpenFile> {
   return new Promise((resolve, reject) => {
-    fs.open(path, 'r', (error, descriptor) => (error === null ? resolve(descriptor) : reject(error)));
+    fs.open(path, 'r', (error, descriptor) => {
+      if (error !== null) reject(error);
+      // The inode is in memory since the open: this waits for no disk.
+      else resolve({ descriptor, size: fs.fstatSync(descriptor).size });
+    });
   });
 }
 
-/** Fills `target` from `position`; answers whether there were enough bytes. Errors: the system error. */
-export async function readFully(descriptor: number, target: Buffer, position: number): Promise<boolean> {
-  let done = 0;
-  while (done < target.length) {
-    const count = await readOnce(descriptor, target.subarray(done), position + done);
-    if (count === 0) return false;
-    done += count;
-  }
-  return true;
-}
-
-function readOnce(descriptor: number, target: Buffer, position: number): Promise<number> {
+/**
+ * Fills all of `parts` from `position` with one system call; answers whether there were enough bytes. A short
+ * read of a regular file means its end. Errors: the system error.
+ */
+export function readParts(descriptor: number, parts: readonly Buffer[], position: number): Promise<boolean> {
+  const wanted = parts.reduce((sum, part) => sum + part.length, 0);
   return new Promise((resolve, reject) => {
-    fs.read(descriptor, target, 0, target.length, position, (error, count) =>
-      error === null ? resolve(count) : reject(error),
-    );
+    const done = (error: Error | null, count: number) =>
+      error === null ? resolve(count === wanted) : reject(error);
+    const only = parts.length === 1 ? parts[0] : undefined;
+    if (only !== undefined) fs.read(descriptor, only, 0, only.length, position, done);
+    else fs.readv(descriptor, parts, position, done);
   });
 }

@@ -5,11 +5,18 @@ import type { ChunkHash } from '../protocol/ids.ts';
 /** CRC-32 of each BLOCK_BYTES of a chunk; the last block may be shorter. */
 export type BlockChecksums = Uint32Array;
 
+/** Inode, size, modification and change time (ns) of a file: an equal one has not been written since. */
+export type FileIdentity = string;
+
 export type WriteOutcome = {
   /** To be synced and closed by the caller; undefined when nothing needs syncing. */
   readonly descriptor: number | undefined;
   /** `kept`: the file is there with these bytes. `written`: the bytes are in the temporary file. */
   readonly kind: 'kept' | 'written';
+  /** Of the file that was kept; undefined for a written one. */
+  readonly identity: FileIdentity | undefined;
+  /** undefined: the chunk had the identity given as `known`, so they were found before. */
+  readonly checksums: BlockChecksums | undefined;
   /** Why what was at the final path before was moved to quarantine; undefined when nothing was. */
   readonly setAside: string | undefined;
 };
@@ -30,8 +37,8 @@ export interface Publication {
 export type Outcome = string | undefined;
 
 export interface FileJobs {
-  /** SHA-256 and checksums of bytes in shared memory. */
-  hash: { job: { data: Uint8Array }; result: { hash: ChunkHash; checksums: BlockChecksums } };
+  /** SHA-256 of bytes in shared memory. */
+  hash: { job: { data: Uint8Array }; result: ChunkHash };
   write: {
     job: {
       data: Uint8Array;
@@ -43,6 +50,8 @@ export interface FileJobs {
       keep: boolean;
       /** The file that is there is durable when it is equal. */
       durable: boolean;
+      /** With this identity it is durable and equal: it is not read again. */
+      known: FileIdentity | undefined;
     };
     result: WriteOutcome;
   };

@@ -10,7 +10,14 @@ import { crc32 } from 'node:zlib';
 import type { ChunkHash } from '../protocol/ids.ts';
 import { systemErrorCode } from '../protocol/errors.ts';
 import { serveJobs } from '../runtime/worker-pool.ts';
-import type { BlockChecksums, CheckOutcome, FileJobs, Outcome, WriteOutcome } from './file-jobs.ts';
+import type {
+  BlockChecksums,
+  CheckOutcome,
+  FileIdentity,
+  FileJobs,
+  Outcome,
+  WriteOutcome,
+} from './file-jobs.ts';
 import { BLOCK_BYTES, chunkPath, layoutOf, shardOf } from './layout.ts';
 
 /** Quarantine keeps at most this many versions of one chunk; the last is overwritten then. */
@@ -22,7 +29,7 @@ const scratch = Buffer.allocUnsafeSlow(COMPARE_BYTES);
 serveJobs<FileJobs>({ hash: hashJob, write, sync, publish, check });
 
 function hashJob({ data }: FileJobs['hash']['job']): FileJobs['hash']['result'] {
-  return { hash: digest('sha256', data) as ChunkHash, checksums: checksumsOf(data) };
+  return digest('sha256', data) as ChunkHash;
 }
 
 function checksumsOf(data: Uint8Array): BlockChecksums {
@@ -37,11 +44,17 @@ function write(job: FileJobs['write']['job']): WriteOutcome {
   const layout = layoutOf(job.directory);
   let setAside: string | undefined;
   if (job.keep) {
-    const present = compare(chunkPath(layout, job.hash), job.data);
+    const path = chunkPath(layout, job.hash);
+    if (job.known !== undefined && job.known === identityAt(path)) {
+      return { kind: 'kept', descriptor: undefined, identity: job.known, checksums: undefined, setAside };
+    }
+    const present = compare(path, job.data);
     if (present.kind === 'equal') {
-      if (!job.durable) return { kind: 'kept', descriptor: present.descriptor, setAside };
-      fs.closeSync(present.descriptor);
-      return { kind: 'kept', descriptor: undefined, setAside };
+      const { descriptor, identity } = present;
+      const checksums = checksumsOf(job.data);
+      if (!job.durable) return { kind: 'kept', descriptor, identity, checksums, setAside };
+      fs.closeSync(descriptor);
+      return { kind: 'kept', descriptor: undefined, identity, checksums, setAside };
     }
     if (present.kind === 'different') {
       quarantine(job.directory, job.hash);
@@ -58,13 +71,22 @@ function write(job: FileJobs['write']['job']): WriteOutcome {
     codeOf(() => fs.rmSync(temporary, { force: true }));
     throw error;
   }
-  return { kind: 'written', descriptor, setAside };
+  return { kind: 'written', descriptor, identity: undefined, checksums: checksumsOf(job.data), setAside };
 }
 
 type Comparison =
   | { readonly kind: 'absent' }
-  | { readonly kind: 'equal'; readonly descriptor: number }
+  | { readonly kind: 'equal'; readonly descriptor: number; readonly identity: FileIdentity }
   | { readonly kind: 'different'; readonly reason: string };
+
+function identityAt(path: string): FileIdentity | undefined {
+  const stats = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
+  return stats === undefined ? undefined : identityOf(stats);
+}
+
+function identityOf({ ino, size, mtimeNs, ctimeNs }: fs.BigIntStats): FileIdentity {
+  return `${ino} ${size} ${mtimeNs} ${ctimeNs}`;
+}
 
 function compare(path: string, data: Uint8Array): Comparison {
   let descriptor: number;
@@ -74,14 +96,17 @@ function compare(path: string, data: Uint8Array): Comparison {
     if (systemErrorCode(error) === 'ENOENT') return { kind: 'absent' };
     throw error;
   }
+  let identity: FileIdentity;
   let reason: string | undefined;
   try {
+    // Before the bytes are read: a change while they are gives another identity the next time.
+    identity = identityOf(fs.fstatSync(descriptor, { bigint: true }));
     reason = differenceOf(descriptor, data);
   } catch (error) {
     fs.closeSync(descriptor);
     throw error;
   }
-  if (reason === undefined) return { kind: 'equal', descriptor };
+  if (reason === undefined) return { kind: 'equal', descriptor, identity };
   fs.closeSync(descriptor);
   return { kind: 'different', reason };
 }

@@ -40,7 +40,7 @@ export interface ChunkStore {
    * Stores up to CHUNK_BYTES_MAX bytes as a chunk file; answers its hash when it is durable. The chunk is
    * pinned: garbage collection leaves it alone until `unpin`. `data` must not change until the answer; a
    * Buffer over a SharedArrayBuffer is hashed and written by a worker without a copy. Content that is
-   * already there is compared byte by byte, kept when equal, and set aside and replaced when damaged.
+   * already there is compared byte by byte (once, while its file does not change), kept when equal, and set aside and replaced when damaged.
    * Errors: FsError ENOSPC below the free-space reserve, EIO or EROFS from the disk.
    */
   store(data: Buffer): Promise<ChunkHash>;
@@ -51,14 +51,15 @@ export interface ChunkStore {
   usage(): ChunkUsage;
 
   /**
-   * Fills `target` with the chunk's bytes from `offset`. Every byte answered was verified: the whole chunk
-   * against its hash the first time, its 64 KiB blocks against a CRC-32 afterwards.
+   * Fills `target` with the chunk's bytes from `offset`. Every byte answered was verified: its block
+   * against the CRC-32 found when the chunk was stored, or the whole chunk against its hash when there is none.
    * Errors: FsError EIO when the chunk is missing or damaged (it is set aside in `quarantine/` and reported).
    */
   read(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): Promise<void>;
   /**
-   * Starts the first-touch check of a large chunk that will be read soon, if this process did not check it yet
-   * and memory for it is free. Never fails: the read that follows meets the failure and reports it.
+   * Prepares the first read of a large chunk that will be read soon: opens its file and looks up its block
+   * checksums, or starts its check when there are none and memory for it is free. Looks into small.db, so call
+   * it once for a chunk. Never fails: the read that follows meets the failure and reports it.
    */
   prefetch(chunk: { hash: ChunkHash; size: number }): void;
 

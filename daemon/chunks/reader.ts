@@ -1,13 +1,13 @@
 /**
  * Reads of large chunks, every byte verified.
  *
- * First touch: the whole chunk is read and checked against its size and SHA-256 (whole-chunks.ts), and the
- * CRC-32 of each 64 KiB block is remembered. Afterwards a read takes the blocks around its range, the whole
- * ones straight into the caller's memory, and compares their checksums. A chunk this process stored has its
- * checksums from then.
+ * A read takes the blocks around its range, with one system call and the whole ones straight into the caller's
+ * memory, and compares their CRC-32 with the chunk's table. The table is in memory, or in small.db since the chunk
+ * was stored (block-sums.ts says why that is enough). Without a table (a crash came before it was written) the
+ * whole chunk is read and checked against its size and SHA-256 (whole-chunks.ts), and its table kept.
  *
  * Whatever is wrong on the short way (a checksum, a short file, an error) is never judged there: the whole
- * chunk is checked again, and a failed check is repeated under the chunk's lock, where no store can be
+ * chunk is checked against its hash, and a failed check is repeated under the chunk's lock, where no store can be
  * replacing the file. Only that verdict moves a file to quarantine.
  */
 
@@ -18,14 +18,15 @@ import { assert } from '../runtime/assert.ts';
 import type { KeyedLock } from '../runtime/keyed-lock.ts';
 import { openLru } from '../runtime/lru.ts';
 import type { WorkerPool } from '../runtime/worker-pool.ts';
-import { openDescriptors, readFully } from './descriptors.ts';
+import { openDescriptors, readParts } from './descriptors.ts';
+import type { BlockSums } from './block-sums.ts';
 import { asDiskFailure } from './disk-error.ts';
 import type { BlockChecksums, FileJobs } from './file-jobs.ts';
 import type { ChunkHealth } from './interface.ts';
 import { BLOCK_BYTES, chunkPath, type Layout } from './layout.ts';
 import { type Chunk, openWholeChunks } from './whole-chunks.ts';
 
-/** Checksum tables kept, by their size: 16 MiB are the tables of about 130 GiB of whole chunks. */
+/** Checksum tables in memory, by their size: 16 MiB are the tables of about 50 GiB of whole chunks. */
 const TABLES_BYTES_MAX = 16 * 1024 * 1024;
 /** What an entry costs beside its checksums: the key, two objects, the map. */
 const TABLE_OVERHEAD_BYTES = 256;
@@ -55,10 +56,11 @@ export interface ReaderOptions {
   readonly layout: Layout;
   readonly threads: WorkerPool<FileJobs>;
   readonly locks: KeyedLock<ChunkHash>;
+  readonly blockSums: BlockSums;
   readonly onDamage: (hash: ChunkHash, reason: string) => void;
 }
 
-export function openReader({ layout, threads, locks, onDamage }: ReaderOptions): Reader {
+export function openReader({ layout, threads, locks, blockSums, onDamage }: ReaderOptions): Reader {
   const tables = openLru<ChunkHash, Table>({ weightMax: TABLES_BYTES_MAX });
   const descriptors = openDescriptors((hash) => chunkPath(layout, hash));
   const wholes = openWholeChunks(load);
@@ -66,6 +68,26 @@ export function openReader({ layout, threads, locks, onDamage }: ReaderOptions):
 
   function setTable(hash: ChunkHash, table: Table): void {
     tables.set(hash, table, TABLE_OVERHEAD_BYTES + table.checksums.byteLength);
+  }
+
+  function tableOf(chunk: Chunk): Table | undefined {
+    const known = tables.get(chunk.hash);
+    if (known !== undefined) return known.size === chunk.size ? known : undefined;
+    // A thread opens the file while this one looks into small.db.
+    descriptors.prepare(chunk.hash);
+    const checksums = blockSums.read(chunk);
+    if (checksums === undefined) return undefined;
+    const table = { size: chunk.size, checksums, durable: false };
+    setTable(chunk.hash, table);
+    return table;
+  }
+
+  /** Also into small.db, unless it has them. */
+  function learnTable(chunk: Chunk, checksums: BlockChecksums, durable: boolean): void {
+    const known = tables.peek(chunk.hash)?.checksums;
+    const same = known?.length === checksums.length && known.every((sum, block) => sum === checksums[block]);
+    if (!same) blockSums.keep(chunk, checksums);
+    setTable(chunk.hash, { size: chunk.size, checksums, durable });
   }
 
   function forget(hash: ChunkHash): void {
@@ -94,7 +116,7 @@ export function openReader({ layout, threads, locks, onDamage }: ReaderOptions):
         throw new FsError('EIO', `chunk ${chunk.hash}: ${reason}`);
       }
       const durable = tables.peek(chunk.hash)?.durable ?? false;
-      setTable(chunk.hash, { size: chunk.size, checksums: outcome.checksums, durable });
+      learnTable(chunk, outcome.checksums, durable);
     } catch (error) {
       throw asDiskFailure(error, `chunk ${chunk.hash} cannot be read`);
     }
@@ -103,16 +125,17 @@ export function openReader({ layout, threads, locks, onDamage }: ReaderOptions):
   /** Reads by blocks; answers false when anything is not as it should be. */
   async function readBlocks(chunk: Chunk, table: Table, offset: number, target: Buffer): Promise<boolean> {
     try {
-      return await descriptors.use(chunk.hash, (descriptor) =>
-        readRange({ descriptor, chunk, checksums: table.checksums, offset, target, withScratch }),
-      );
+      return await descriptors.use(chunk.hash, async ({ descriptor, size }) => {
+        if (size !== chunk.size) return false;
+        return readRange({ descriptor, chunk, checksums: table.checksums, offset, target, withScratch });
+      });
     } catch {
       return false;
     }
   }
 
   async function withScratch(work: (scratch: Buffer) => Promise<boolean>): Promise<boolean> {
-    const scratch = scratches.pop() ?? Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    const scratch = scratches.pop() ?? Buffer.allocUnsafeSlow(2 * BLOCK_BYTES);
     try {
       return await work(scratch);
     } finally {
@@ -129,24 +152,23 @@ export function openReader({ layout, threads, locks, onDamage }: ReaderOptions):
         whole.copy(target, 0, offset, offset + target.length);
         return;
       }
-      const table = tables.get(chunk.hash);
-      if (table?.size === chunk.size) {
+      const table = tableOf(chunk);
+      if (table !== undefined) {
         if (await readBlocks(chunk, table, offset, target)) return;
         descriptors.forget(chunk.hash);
       }
       await wholes.use(chunk, (data) => data.copy(target, 0, offset, offset + target.length));
     },
     async prefetch(chunk) {
-      if (tables.peek(chunk.hash) === undefined) await wholes.prefetch(chunk);
+      if (tableOf(chunk) === undefined) await wholes.prefetch(chunk);
+      else descriptors.prepare(chunk.hash);
     },
     async verify(chunk) {
       assert(chunk.size <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');
       const outcome = await wholes.borrow((memory) => check(chunk, memory, false));
       return outcome.kind === 'bad' ? { kind: 'bad', reason: outcome.reason } : { kind: outcome.kind };
     },
-    learn({ hash, size }, checksums) {
-      setTable(hash, { size, checksums, durable: true });
-    },
+    learn: (chunk, checksums) => learnTable(chunk, checksums, true),
     isDurable: (hash) => tables.peek(hash)?.durable ?? false,
     forget,
     close: () => descriptors.close(),
@@ -163,47 +185,50 @@ interface RangeRead {
 }
 
 /** The blocks around [offset, offset + target.length): whole ones directly, cut ones through scratch memory. */
-async function readRange(request: RangeRead): Promise<boolean> {
-  const { chunk, offset, target } = request;
+function readRange(request: RangeRead): Promise<boolean> {
+  const { descriptor, chunk, checksums, offset, target } = request;
   const end = offset + target.length;
-  const firstBlock = Math.floor(offset / BLOCK_BYTES);
-  const lastBlock = Math.floor((end - 1) / BLOCK_BYTES);
-  const startsCut = offset % BLOCK_BYTES !== 0;
-  const endsCut = end % BLOCK_BYTES !== 0 && end !== chunk.size;
-  const parts: Promise<boolean>[] = [];
-  if (startsCut) parts.push(readCutBlock(request, firstBlock));
-  if (endsCut && !(startsCut && firstBlock === lastBlock)) parts.push(readCutBlock(request, lastBlock));
-  const wholeFrom = startsCut ? firstBlock + 1 : firstBlock;
-  const wholeTo = endsCut ? lastBlock : lastBlock + 1;
-  if (wholeFrom < wholeTo) parts.push(readWholeBlocks(request, wholeFrom, wholeTo));
-  // All of them end before this does: the descriptor and the memory are in use until then.
-  const outcomes = await Promise.allSettled(parts);
-  return outcomes.every((outcome) => outcome.status === 'fulfilled' && outcome.value);
-}
-
-async function readWholeBlocks(request: RangeRead, from: number, to: number): Promise<boolean> {
-  const { descriptor, chunk, checksums, offset, target } = request;
-  const start = from * BLOCK_BYTES;
-  const end = Math.min(to * BLOCK_BYTES, chunk.size);
-  const part = target.subarray(start - offset, end - offset);
-  if (!(await readFully(descriptor, part, start))) return false;
-  for (let block = from; block < to; block += 1) {
-    const inPart = (block - from) * BLOCK_BYTES;
-    if (crc32(part.subarray(inPart, inPart + BLOCK_BYTES)) !== checksums[block]) return false;
-  }
-  return true;
-}
-
-function readCutBlock(request: RangeRead, block: number): Promise<boolean> {
-  const { descriptor, chunk, checksums, offset, target } = request;
+  const start = offset - (offset % BLOCK_BYTES);
+  // What ends with the chunk ends its last, shorter block.
+  const lastStart = end === chunk.size ? end : end - (end % BLOCK_BYTES);
+  const lastEnd = Math.min(lastStart + BLOCK_BYTES, chunk.size);
+  const startsCut = offset !== start;
+  const endsCut = end !== lastStart;
+  if (!startsCut && !endsCut) return readVerified(descriptor, [target], start, checksums);
   return request.withScratch(async (scratch) => {
-    const start = block * BLOCK_BYTES;
-    const data = scratch.subarray(0, Math.min(BLOCK_BYTES, chunk.size - start));
-    if (!(await readFully(descriptor, data, start))) return false;
-    if (crc32(data) !== checksums[block]) return false;
-    const from = Math.max(offset, start);
-    const to = Math.min(offset + target.length, start + data.length);
-    data.copy(target, from - offset, from - start, to - start);
+    const firstEnd = startsCut ? Math.min(start + BLOCK_BYTES, chunk.size) : start;
+    if (end <= firstEnd || lastStart <= start) {
+      // One block holds it all.
+      const block = scratch.subarray(0, Math.min(start + BLOCK_BYTES, chunk.size) - start);
+      if (!(await readVerified(descriptor, [block], start, checksums))) return false;
+      block.copy(target, 0, offset - start, end - start);
+      return true;
+    }
+    const head = scratch.subarray(0, firstEnd - start);
+    const middle = target.subarray(startsCut ? firstEnd - offset : 0, lastStart - offset);
+    const tail = scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + (endsCut ? lastEnd - lastStart : 0));
+    const parts = [head, middle, tail].filter((part) => part.length > 0);
+    if (!(await readVerified(descriptor, parts, start, checksums))) return false;
+    if (startsCut) head.copy(target, 0, offset - start);
+    if (endsCut) tail.copy(target, lastStart - offset, 0, end - lastStart);
     return true;
   });
+}
+
+/** `start` is a block's; each part but the last is a whole number of blocks. */
+async function readVerified(
+  descriptor: number,
+  parts: readonly Buffer[],
+  start: number,
+  checksums: BlockChecksums,
+): Promise<boolean> {
+  if (!(await readParts(descriptor, parts, start))) return false;
+  let block = start / BLOCK_BYTES;
+  for (const part of parts) {
+    for (let at = 0; at < part.length; at += BLOCK_BYTES) {
+      if (crc32(part.subarray(at, at + BLOCK_BYTES)) !== checksums[block]) return false;
+      block += 1;
+    }
+  }
+  return true;
 }

@@ -4,18 +4,30 @@
  * A row is a chunk; `hash` has the index and the table keeps the order of arrival, so that a burst of settled
  * chunks is written side by side. Pages of 4 KiB: with 4 KiB chunks the file is 1.14 times its content, against
  * 2.0 with 8 KiB pages and 1.35 with 16 KiB ones, and reads are no slower.
+ *
+ * Version 2 added `block_sums`, the CRC-32 tables of chunk files (block-sums.ts). It has a rowid too: its rows of
+ * 1 KiB would leave the leaves of a WITHOUT ROWID table for overflow pages, and in order of arrival the tables
+ * of one file's chunks lie side by side.
  */
 
 import { existsSync } from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
-import { WarrenError } from '../protocol/errors.ts';
+import { systemErrorCode, WarrenError } from '../protocol/errors.ts';
 import { SMALL_DB_VERSION } from './layout.ts';
 
+const BLOCK_SUMS = `
+  CREATE TABLE block_sums (
+    hash BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    sums BLOB NOT NULL
+  ) STRICT;
+`;
 const SCHEMA = `
   CREATE TABLE small_chunk (
     hash BLOB NOT NULL UNIQUE,
     data BLOB NOT NULL
   ) STRICT;
+  ${BLOCK_SUMS}
   PRAGMA user_version = ${SMALL_DB_VERSION};
 `;
 
@@ -48,7 +60,8 @@ export function openSmallDb(path: string): DatabaseSync {
   try {
     database = new DatabaseSync(path);
     database.exec('PRAGMA busy_timeout = 5000; PRAGMA cache_size = -8192; PRAGMA mmap_size = 0');
-    const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version']);
+    let version = Number(database.prepare('PRAGMA user_version').get()?.['user_version']);
+    if (version === 1) version = migrateFrom1(database);
     if (version > SMALL_DB_VERSION) throw newerVersion(path, version);
     if (version !== SMALL_DB_VERSION)
       throw new Error(`its version is ${version}, so it is not a finished one`);
@@ -60,6 +73,9 @@ export function openSmallDb(path: string): DatabaseSync {
   } catch (error) {
     database?.close();
     if (error instanceof WarrenError) throw error;
+    // A migration met a disk that is full or read-only: the database is whole, nobody may rebuild it for that.
+    const failure = asSystemError(error);
+    if (['ENOSPC', 'EROFS'].includes(systemErrorCode(failure) ?? '')) throw failure;
     throw new WarrenError({
       code: 'SMALL_DB_DAMAGED',
       message: `The database of small chunks cannot be read: ${path}: ${error instanceof Error ? error.message : String(error)}`,
@@ -67,6 +83,13 @@ export function openSmallDb(path: string): DatabaseSync {
       cause: error,
     });
   }
+}
+
+/** Answers the version it leads to. */
+function migrateFrom1(database: DatabaseSync): number {
+  database.exec('PRAGMA synchronous = FULL');
+  database.exec(`BEGIN IMMEDIATE; ${BLOCK_SUMS} PRAGMA user_version = 2; COMMIT`);
+  return 2;
 }
 
 function newerVersion(path: string, version: number): WarrenError {

@@ -11,10 +11,11 @@ import { type ChunkHash, SMALL_CHUNK_BYTES_MAX } from '../protocol/ids.ts';
 import { assert } from '../runtime/assert.ts';
 import { openWorkerPool } from '../runtime/worker-pool.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
+import { type BlockSums, openBlockSums } from './block-sums.ts';
 import { asDiskFailure } from './disk-error.ts';
 import type { ChunkHealth, SmallChunk } from './interface.ts';
 import { asSystemError } from './small-db.ts';
-import { HASH_BYTES, type SmallJobs } from './small-jobs.ts';
+import { HASH_BYTES, packHashes, type SmallJobs } from './small-jobs.ts';
 
 /** One transaction takes calls until their data exceeds this. */
 const TRANSACTION_BYTES = 8 * 1024 * 1024;
@@ -23,11 +24,12 @@ const SETTLE_BYTES_IN_FLIGHT_MAX = 128 * 1024 * 1024;
 export interface SmallStore {
   read(hash: ChunkHash): Uint8Array | undefined;
   settle(chunks: readonly SmallChunk[]): Promise<void>;
-  /** Deletes those that are there; answers when that is durable. */
+  /** Deletes those that are there, and the block checksums of all; answers when the former is durable. */
   remove(hashes: readonly ChunkHash[]): Promise<void>;
   verify(hash: ChunkHash): ChunkHealth;
   size(hash: ChunkHash): number | undefined;
   list(): IterableIterator<{ hash: ChunkHash; size: number }>;
+  readonly blockSums: BlockSums;
   close(): Promise<void>;
 }
 
@@ -49,7 +51,12 @@ export function openSmallStore(options: {
     name: 'small chunks',
     workerData: { path: options.path },
   });
+  const blockSums = openBlockSums(database, thread);
   const select = database.prepare('SELECT data FROM small_chunk WHERE hash = ?');
+  // A row is one column: no object with a name for it.
+  select.setReturnArrays(true);
+  /** The hash being looked up: SQLite is done with it when the call returns. */
+  const key = Buffer.alloc(HASH_BYTES);
   const selectSize = database.prepare('SELECT length(data) AS size FROM small_chunk WHERE hash = ?');
   const selectAfter = database.prepare(
     'SELECT hash, length(data) AS size FROM small_chunk WHERE hash > ? ORDER BY hash LIMIT 1000',
@@ -59,7 +66,9 @@ export function openSmallStore(options: {
   let running = false;
 
   function rowOf(hash: ChunkHash): Uint8Array | undefined {
-    const data = select.get(Buffer.from(hash, 'hex'))?.['data'];
+    key.write(hash, 'hex');
+    const row: unknown = select.get(key);
+    const data: unknown = Array.isArray(row) ? row[0] : undefined;
     assert(data === undefined || data instanceof Uint8Array, 'small_chunk.data is a BLOB');
     return data;
   }
@@ -132,10 +141,10 @@ export function openSmallStore(options: {
       return answer.promise;
     },
     async remove(hashes) {
-      const present = hashes.filter((hash) => selectSize.get(Buffer.from(hash, 'hex')) !== undefined);
-      if (present.length === 0) return;
+      if (hashes.length === 0) return;
+      blockSums.forget(hashes);
       try {
-        await thread.run('remove', { hashes: packHashes(present) });
+        await thread.run('remove', { hashes: packHashes(hashes) });
       } catch (error) {
         throw asDiskFailure(error, 'small chunks could not be removed');
       }
@@ -164,7 +173,9 @@ export function openSmallStore(options: {
         }
       }
     },
+    blockSums,
     async close() {
+      await blockSums.close();
       database.close();
       await thread.run('close', undefined);
       await thread.close();
@@ -176,15 +187,10 @@ function sizeOf(row: Record<string, unknown> | undefined): number | undefined {
   return row === undefined ? undefined : Number(row['size']);
 }
 
-function packHashes(hashes: readonly ChunkHash[]): Uint8Array<ArrayBuffer> {
-  const packed = new Uint8Array(hashes.length * HASH_BYTES);
-  for (const [index, hash] of hashes.entries()) packed.set(Buffer.from(hash, 'hex'), index * HASH_BYTES);
-  return packed;
-}
-
 function pack(chunks: readonly SmallChunk[]) {
   const lengths = Uint32Array.from(chunks, ({ data }) => data.length);
-  const data = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0));
+  // Memory of its own, so that it can move to the thread; every byte is set below.
+  const data = Buffer.allocUnsafeSlow(lengths.reduce((sum, length) => sum + length, 0));
   let offset = 0;
   for (const chunk of chunks) {
     data.set(chunk.data, offset);

@@ -2,6 +2,9 @@
  * The thread that writes small.db, on a connection of its own: a commit with `synchronous=FULL` waits for the
  * disk, and so does a checkpoint, which SQLite runs after the commit that filled the WAL. The event loop only
  * reads.
+ *
+ * Block checksums are written with `synchronous=NORMAL`, which waits for no disk: a lost table costs one check of
+ * its chunk. The WAL keeps the order, so the next settlement's fsync takes them along.
  */
 
 import { hash as digest } from 'node:crypto';
@@ -15,14 +18,16 @@ const { path } = workerData as { path: string };
 const database = new DatabaseSync(path);
 database.exec('PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -4096');
 const select = database.prepare('SELECT data FROM small_chunk WHERE hash = ?');
-const insert = database.prepare('INSERT INTO small_chunk (hash, data) VALUES (?, ?)');
+const insert = database.prepare('INSERT OR IGNORE INTO small_chunk (hash, data) VALUES (?, ?)');
 const update = database.prepare('UPDATE small_chunk SET data = ? WHERE hash = ?');
 const remove = database.prepare('DELETE FROM small_chunk WHERE hash = ?');
+const putSums = database.prepare('INSERT OR REPLACE INTO block_sums (hash, size, sums) VALUES (?, ?, ?)');
+const removeSums = database.prepare('DELETE FROM block_sums WHERE hash = ?');
 
 serveJobs<SmallJobs>({
   settle: ({ hashes, lengths, data }) => {
     const refused: number[] = [];
-    transaction(() => {
+    transaction('FULL', () => {
       let offset = 0;
       for (const [index, length] of lengths.entries()) {
         const bytes = data.subarray(offset, offset + length);
@@ -33,8 +38,25 @@ serveJobs<SmallJobs>({
     return { refused };
   },
   remove: ({ hashes }) => {
-    transaction(() => {
+    // A transaction that changes nothing writes nothing: only rows that were there cost an fsync.
+    transaction('FULL', () => {
       for (let index = 0; index * HASH_BYTES < hashes.length; index += 1) remove.run(hashAt(hashes, index));
+    });
+    transaction('NORMAL', () => {
+      for (let index = 0; index * HASH_BYTES < hashes.length; index += 1)
+        removeSums.run(hashAt(hashes, index));
+    });
+    return undefined;
+  },
+  keepSums: ({ hashes, sizes, lengths, sums }) => {
+    transaction('NORMAL', () => {
+      let first = 0;
+      for (const [index, length] of lengths.entries()) {
+        const own = sums.subarray(first, first + length);
+        first += length;
+        const bytes = new Uint8Array(own.buffer, own.byteOffset, own.byteLength);
+        putSums.run(hashAt(hashes, index), sizes[index] ?? 0, bytes);
+      }
     });
     return undefined;
   },
@@ -46,9 +68,9 @@ serveJobs<SmallJobs>({
 
 function settleOne(hash: Uint8Array, data: Uint8Array): boolean {
   if (!digest('sha256', data, 'buffer').equals(hash)) return false;
+  if (insert.run(hash, data).changes > 0) return true;
   const present = select.get(hash)?.['data'];
-  if (present === undefined) insert.run(hash, data);
-  else if (!(present instanceof Uint8Array) || Buffer.compare(present, data) !== 0) update.run(data, hash);
+  if (!(present instanceof Uint8Array) || Buffer.compare(present, data) !== 0) update.run(data, hash);
   return true;
 }
 
@@ -56,8 +78,14 @@ function hashAt(hashes: Uint8Array, index: number): Uint8Array {
   return hashes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES);
 }
 
-function transaction(work: () => void): void {
+let synchronous = 'FULL';
+
+function transaction(durability: 'FULL' | 'NORMAL', work: () => void): void {
   try {
+    if (synchronous !== durability) {
+      database.exec(`PRAGMA synchronous = ${durability}`);
+      synchronous = durability;
+    }
     database.exec('BEGIN IMMEDIATE');
     work();
     database.exec('COMMIT');

@@ -8,7 +8,9 @@
  * waits until the deletion is over and writes the file anew.
  *
  * A store answers when the chunk is durable. A chunk this process saw to be durable is compared again but not
- * synced again.
+ * synced again; and while its file has the identity (inode, size, times) it had when it was compared, it is not
+ * read either, so that a thousand copies of one file cost their hashes. Damage that leaves the times as they are
+ * is the disk's, and reads find it.
  */
 
 import { rmSync } from 'node:fs';
@@ -20,11 +22,12 @@ import { assert } from '../runtime/assert.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { openKeyedLock } from '../runtime/keyed-lock.ts';
 import type { Log } from '../runtime/log.ts';
+import { openLru } from '../runtime/lru.ts';
 import { openWorkerPool } from '../runtime/worker-pool.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
 import { openCommitter } from './committer.ts';
 import { asDiskFailure } from './disk-error.ts';
-import type { BlockChecksums, FileJobs } from './file-jobs.ts';
+import type { FileIdentity, FileJobs } from './file-jobs.ts';
 import type { ChunkStore, SmallChunk } from './interface.ts';
 import { chunkPath, isChunkHash, type Layout } from './layout.ts';
 import { openReader } from './reader.ts';
@@ -33,6 +36,7 @@ import { openSpaceGuard } from './space.ts';
 
 const WRITE_THREADS = 2;
 const SYNC_THREADS = 2;
+/** Started when a chunk without a checksum table is read, or for fsck. */
 const CHECK_THREADS = 2;
 /** What callers may have in `store` at once; they bound it lower, by their own buffers. */
 const STORE_BYTES_IN_FLIGHT_MAX = 256 * 1024 * 1024;
@@ -41,6 +45,8 @@ const COPY_BUFFERS_KEPT_MAX = 4;
 const REMOVALS_AT_ONCE = 4;
 /** Chunks whose sync failed while their file stayed: written anew next time. */
 const DISTRUSTED_MAX = 10_000;
+/** Chunks stored repeatedly, whose files are known to hold them: 4096 are 1 MiB and 16 GiB of chunks. */
+const IDENTITIES_MAX = 4096;
 
 export interface StartOptions {
   readonly layout: Layout;
@@ -55,21 +61,38 @@ export function startChunkStore(options: StartOptions): ChunkStore {
   const { layout, log } = options;
   const { directory } = layout;
   const url = workerUrl(import.meta.url, './file-worker');
-  const writers = openWorkerPool<FileJobs>({ url, threads: WRITE_THREADS, name: 'chunk writes' });
-  const syncers = openWorkerPool<FileJobs>({ url, threads: SYNC_THREADS, name: 'chunk syncs' });
-  const checkers = openWorkerPool<FileJobs>({ url, threads: CHECK_THREADS, name: 'chunk checks' });
+  const writers = openWorkerPool<FileJobs>({
+    url,
+    threads: WRITE_THREADS,
+    startAtOnce: 1,
+    name: 'chunk writes',
+  });
+  const syncers = openWorkerPool<FileJobs>({
+    url,
+    threads: SYNC_THREADS,
+    startAtOnce: 0,
+    name: 'chunk syncs',
+  });
+  const checkers = openWorkerPool<FileJobs>({
+    url,
+    threads: CHECK_THREADS,
+    startAtOnce: 0,
+    name: 'chunk checks',
+  });
   const locks = openKeyedLock<ChunkHash>();
   const space = openSpaceGuard(directory, options.clock);
   const pins = new Map<ChunkHash, number>();
   const distrusted = new Set<ChunkHash>();
+  const identities = openLru<ChunkHash, FileIdentity>({ weightMax: IDENTITIES_MAX });
   const copies: Buffer[] = [];
   const active = new Set<Promise<unknown>>();
   let bytesInFlight = 0;
   let temporaries = 0;
   let closed = false;
 
-  const reader = openReader({ layout, threads: checkers, locks, onDamage: damaged });
   const small = openSmallStore({ database: options.database, path: layout.smallDb, onDamage: damaged });
+  const { blockSums } = small;
+  const reader = openReader({ layout, threads: checkers, locks, blockSums, onDamage: damaged });
   const committer = openCommitter({
     directory,
     threads: syncers,
@@ -121,10 +144,10 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     const copy = data.buffer instanceof SharedArrayBuffer ? undefined : copyOf(data);
     try {
       const shared = copy?.subarray(0, data.length) ?? data;
-      const { hash, checksums } = await writers.run('hash', { data: shared });
+      const hash = await writers.run('hash', { data: shared });
       pin(hash);
       try {
-        await locks.run(hash, () => makeDurable(hash, shared, checksums));
+        await locks.run(hash, () => makeDurable(hash, shared));
         return hash;
       } catch (error) {
         unpin(hash);
@@ -142,11 +165,14 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     return copy;
   }
 
-  async function makeDurable(hash: ChunkHash, data: Buffer, checksums: BlockChecksums): Promise<void> {
+  async function makeDurable(hash: ChunkHash, data: Buffer): Promise<void> {
     const temporary = String(++temporaries);
     const keep = !distrusted.has(hash);
     const durable = reader.isDurable(hash);
-    const outcome = await writers.run('write', { directory, hash, data, temporary, keep, durable });
+    const known = durable ? identities.get(hash) : undefined;
+    const outcome = await writers.run('write', { directory, hash, data, temporary, keep, durable, known });
+    if (outcome.identity === undefined) identities.delete(hash);
+    else identities.set(hash, outcome.identity);
     if (outcome.setAside !== undefined) damaged(hash, outcome.setAside);
     if (outcome.kind === 'written') reader.forget(hash);
     if (outcome.descriptor !== undefined) {
@@ -161,12 +187,13 @@ export function startChunkStore(options: StartOptions): ChunkStore {
         // A kernel reports a write error once: what is in the file's place must not be believed later.
         assert(distrusted.size < DISTRUSTED_MAX, `at most ${DISTRUSTED_MAX} chunks failed to sync`);
         distrusted.add(hash);
+        identities.delete(hash);
         reader.forget(hash);
         throw error;
       }
       distrusted.delete(hash);
     }
-    reader.learn({ hash, size: data.length }, checksums);
+    if (outcome.checksums !== undefined) reader.learn({ hash, size: data.length }, outcome.checksums);
   }
 
   async function remove(hashes: readonly ChunkHash[]): Promise<ChunkHash[]> {

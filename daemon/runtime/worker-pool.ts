@@ -33,6 +33,8 @@ export interface WorkerPool<Jobs extends JobTable<Jobs>> {
 /** More waiting jobs than this mean that a caller has no bound of its own. */
 const JOBS_IN_FLIGHT_MAX = 16_384;
 
+const YOUNG_GENERATION_MIB = 2;
+
 interface Request {
   readonly id: number;
   readonly kind: string;
@@ -57,10 +59,14 @@ interface Waiter {
   reject(error: Error): void;
 }
 
-/** Starts `threads` threads of the module at `url` at once. `name` is what a debugger shows. */
+/**
+ * Runs jobs in up to `threads` threads of the module at `url`. `startAtOnce` of them start now (default: all);
+ * the others when a job comes and all that run have one. `name` is what a debugger shows.
+ */
 export function openWorkerPool<Jobs extends JobTable<Jobs>>(options: {
   url: URL;
   threads: number;
+  startAtOnce?: number;
   name: string;
   workerData?: unknown;
 }): WorkerPool<Jobs> {
@@ -70,18 +76,33 @@ export function openWorkerPool<Jobs extends JobTable<Jobs>>(options: {
   let broken: Error | undefined;
   let drained: (() => void) | undefined;
 
-  const threads: Thread[] = Array.from({ length: options.threads }, () => {
+  const threads = Array.from({ length: options.startAtOnce ?? options.threads }, startThread);
+
+  function startThread(): Thread {
     const worker = new Worker(options.url, {
       name: options.name,
       trackUnmanagedFds: false,
       workerData: options.workerData,
+      // Jobs carry their bytes outside V8's heap; a large young generation would only fill with old messages.
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB },
     });
     const thread: Thread = { worker, jobs: 0 };
     worker.on('message', (reply: Reply) => settle(reply));
     worker.on('error', (error: unknown) => fail(thread, error));
     worker.on('exit', (code) => fail(thread, new Error(`exit code ${code}`)));
     return thread;
-  });
+  }
+
+  function leastBusy(): Thread {
+    const least = threads.reduce<Thread | undefined>(
+      (best, thread) => (best === undefined || thread.jobs < best.jobs ? thread : best),
+      undefined,
+    );
+    if (least !== undefined && (least.jobs === 0 || threads.length >= options.threads)) return least;
+    const started = startThread();
+    threads.push(started);
+    return started;
+  }
 
   function take(id: number): Waiter | undefined {
     const waiter = waiters.get(id);
@@ -116,7 +137,7 @@ export function openWorkerPool<Jobs extends JobTable<Jobs>>(options: {
         `at most ${JOBS_IN_FLIGHT_MAX} jobs wait for ${options.name}`,
       );
       if (broken !== undefined) return Promise.reject(broken);
-      const thread = threads.reduce((least, other) => (other.jobs < least.jobs ? other : least));
+      const thread = leastBusy();
       const id = nextId++;
       const request: Request = { id, kind, job };
       return new Promise((resolve, reject) => {

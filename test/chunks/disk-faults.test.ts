@@ -8,12 +8,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
 import { FsError } from '../../daemon/protocol/errors.ts';
+import { requirePackage, requireRoot } from '../support/requirements.ts';
 import { hashOf, openFixture, readChunk, smallChunk } from './harness.ts';
 
 const MiB = 1024 * 1024;
-const skip = process.getuid?.() === 0 ? false : 'needs root to mount a loop device';
 
 function mountDisk(): { mount: string; release(): void } {
+  requireRoot();
+  requirePackage('mkfs.ext4', 'e2fsprogs');
   const parent = fs.mkdtempSync(join(tmpdir(), 'warren-disk-'));
   const image = join(parent, 'image');
   const mount = join(parent, 'mount');
@@ -31,9 +33,7 @@ function mountDisk(): { mount: string; release(): void } {
   };
 }
 
-test('a disk that fills up refuses chunks while the reserve is free, and takes them again', {
-  skip,
-}, async (t) => {
+test('a disk that fills up refuses chunks while the reserve is free, and takes them again', async (t) => {
   const disk = mountDisk();
   const f = await openFixture(t, disk);
   const stored: Buffer[] = [];
@@ -60,9 +60,7 @@ test('a disk that fills up refuses chunks while the reserve is free, and takes t
   await f.store.store(stored[0]!);
 });
 
-test('ENOSPC from the disk itself fails the store, leaves no temporary file, and the store goes on', {
-  skip,
-}, async (t) => {
+test('ENOSPC from the disk itself fails the store, leaves no temporary file, and the store goes on', async (t) => {
   const disk = mountDisk();
   const f = await openFixture(t, disk);
   // The guard's answer is a moment old when somebody else takes the space.
@@ -80,7 +78,7 @@ test('ENOSPC from the disk itself fails the store, leaves no temporary file, and
   await f.store.settle([smallChunk(60_000)]);
 });
 
-test('a disk that turned read-only gives EROFS and still reads', { skip }, async (t) => {
+test('a disk that turned read-only gives EROFS and still reads', async (t) => {
   const disk = mountDisk();
   const f = await openFixture(t, disk);
   const body = randomBytes(100_000);

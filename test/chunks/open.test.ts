@@ -68,7 +68,7 @@ test('a small.db that is missing, empty, damaged or newer is refused with its re
 
   fs.writeFileSync(path, good);
   const database = new DatabaseSync(path);
-  database.exec('PRAGMA user_version = 2');
+  database.exec('PRAGMA user_version = 3');
   database.close();
   await refused(directory, 'SMALL_DB_NEWER');
 });

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { promisify } from 'node:util';
+import { requirePackage } from '../support/requirements.ts';
 import { hashOf, openFixture } from './harness.ts';
-
-const skip = spawnSync('strace', ['-V']).status === 0 ? false : 'needs strace';
 
 interface Report {
   readonly before?: number;
@@ -31,16 +30,14 @@ async function storeWithFailingSync(directory: string, source: string): Promise<
   ];
   const options = { timeout: 30_000 };
   const run = promisify(execFile)(
-    'strace',
+    requirePackage('strace', 'strace'),
     [...inject, process.execPath, script, directory, source],
     options,
   );
   return JSON.parse((await run).stdout) as Report;
 }
 
-test('a chunk whose fdatasync failed is refused and thrown away; storing it again writes it anew', {
-  skip,
-}, async (t) => {
+test('a chunk whose fdatasync failed is refused and thrown away; storing it again writes it anew', async (t) => {
   const f = await openFixture(t);
   const body = randomBytes(100_000);
   const source = join(f.directory, 'body');
@@ -52,9 +49,7 @@ test('a chunk whose fdatasync failed is refused and thrown away; storing it agai
   assert.deepEqual(f.leftovers(), []);
 });
 
-test('a chunk that was there and failed to sync is not believed at the next try but written anew', {
-  skip,
-}, async (t) => {
+test('a chunk that was there and failed to sync is not believed at the next try but written anew', async (t) => {
   const f = await openFixture(t);
   const body = randomBytes(100_000);
   const source = join(f.directory, 'body');
