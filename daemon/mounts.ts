@@ -1,6 +1,6 @@
 /**
  * The mounts of this daemon: which driver serves where. Any number of them show the same file system; each
- * has an id of its own, so that what one changes is told to the others' kernels.
+ * has an id of its own, so that what one changes is told to the others' kernels before it is answered.
  */
 
 import * as path from 'node:path';
@@ -12,6 +12,7 @@ import type { MountStatus } from './protocol/control-api.ts';
 import { describeError, WarrenError } from './protocol/errors.ts';
 import type { MountId } from './protocol/ids.ts';
 import type { Log } from './runtime/log.ts';
+import { answerWhenTold, type OtherMounts } from './told-mounts.ts';
 
 type DriverName = 'kernel' | 'libfuse';
 
@@ -48,6 +49,16 @@ export function openMounts(options: MountsOptions): Mounts {
     };
   }
 
+  function othersThan(id: MountId): OtherMounts {
+    return {
+      any: () => mounts.size > 1,
+      told() {
+        const others = [...mounts.values()].filter(({ mount }) => mount.id !== id);
+        return Promise.all(others.map(({ mount }) => mount.drained()));
+      },
+    };
+  }
+
   return {
     async mount(mountPath) {
       const wanted = path.resolve(mountPath);
@@ -59,12 +70,13 @@ export function openMounts(options: MountsOptions): Mounts {
         });
       }
       const start = driver === 'kernel' ? mountKernel : mountLibfuse;
+      const mountId = nextId++ as MountId;
       const mount = await start({
         path: wanted,
-        mountId: nextId++ as MountId,
+        mountId,
         allowOther: options.allowOther,
         log,
-        filesystem,
+        filesystem: answerWhenTold(filesystem, othersThan(mountId)),
       });
       const entry = { mount, driver };
       mounts.set(mount.path, entry);
