@@ -4,6 +4,7 @@
  */
 
 import * as path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { FileSystem } from './filesystem/interface.ts';
 import type { Mount } from './fuse/driver.ts';
 import { mountKernel } from './fuse/kernel/mount.ts';
@@ -13,6 +14,9 @@ import { describeError, WarrenError } from './protocol/errors.ts';
 import type { MountId } from './protocol/ids.ts';
 import type { Log } from './runtime/log.ts';
 import { answerWhenTold, type OtherMounts } from './told-mounts.ts';
+
+/** How long a change waits for kernels to be told while a change of another mount waits for its own. */
+const CROSSED_WAIT_MS = 2;
 
 type DriverName = 'kernel' | 'libfuse';
 
@@ -49,12 +53,20 @@ export function openMounts(options: MountsOptions): Mounts {
     };
   }
 
+  /** Changes of each mount that wait for the others. */
+  const waiting = new Map<MountId, number>();
+
   function othersThan(id: MountId): OtherMounts {
     return {
       any: () => mounts.size > 1,
-      told() {
+      async told() {
         const others = [...mounts.values()].filter(({ mount }) => mount.id !== id);
-        return Promise.all(others.map(({ mount }) => mount.drained()));
+        // Two changes of one directory may each hold the lock that telling the other's kernel needs.
+        const crossed = others.some(({ mount }) => (waiting.get(mount.id) ?? 0) > 0);
+        const told = Promise.all(others.map(({ mount }) => mount.drained()));
+        waiting.set(id, (waiting.get(id) ?? 0) + 1);
+        await (crossed ? Promise.race([told, delay(CROSSED_WAIT_MS)]) : told);
+        waiting.set(id, (waiting.get(id) ?? 1) - 1);
       },
     };
   }

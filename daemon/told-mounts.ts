@@ -15,33 +15,28 @@ export interface OtherMounts {
 }
 
 export function answerWhenTold(filesystem: FileSystem, others: OtherMounts): FileSystem {
-  const told =
-    <Arguments extends unknown[], Result extends MaybePromise<unknown>>(
-      change: (...args: Arguments) => Result,
-    ) =>
-    (...args: Arguments): Result => {
-      const result = change(...args);
-      if (!others.any()) return result;
-      return Promise.resolve(result).then(async (value) => {
-        await others.told();
-        return value;
-      }) as Result;
-    };
+  const told = <Result extends MaybePromise<unknown>>(result: Result): Result => {
+    if (!others.any()) return result;
+    return Promise.resolve(result).then(async (value) => {
+      await others.told();
+      return value;
+    }) as Result;
+  };
   return {
     ...filesystem,
-    setattr: told(filesystem.setattr),
-    mknod: told(filesystem.mknod),
-    symlink: told(filesystem.symlink),
-    link: told(filesystem.link),
-    unlink: told(filesystem.unlink),
-    rmdir: told(filesystem.rmdir),
-    rename: told(filesystem.rename),
-    create: told(filesystem.create),
-    open: told(filesystem.open),
-    write: told(filesystem.write),
-    allocate: told(filesystem.allocate),
-    copyRange: told(filesystem.copyRange),
-    setxattr: told(filesystem.setxattr),
-    removexattr: told(filesystem.removexattr),
+    setattr: (...args) => told(filesystem.setattr(...args)),
+    mknod: (...args) => told(filesystem.mknod(...args)),
+    symlink: (...args) => told(filesystem.symlink(...args)),
+    link: (...args) => told(filesystem.link(...args)),
+    unlink: (...args) => told(filesystem.unlink(...args)),
+    rmdir: (...args) => told(filesystem.rmdir(...args)),
+    rename: (...args) => told(filesystem.rename(...args)),
+    create: (...args) => told(filesystem.create(...args)),
+    open: (...args) => told(filesystem.open(...args)),
+    write: (...args) => told(filesystem.write(...args)),
+    allocate: (...args) => told(filesystem.allocate(...args)),
+    copyRange: (...args) => told(filesystem.copyRange(...args)),
+    setxattr: (...args) => told(filesystem.setxattr(...args)),
+    removexattr: (...args) => told(filesystem.removexattr(...args)),
   };
 }

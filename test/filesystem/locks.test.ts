@@ -43,31 +43,31 @@ async function isPending(promise: unknown): Promise<boolean> {
 
 test('a new range replaces what its owner had there and splits what sticks out', () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('write', 0, 9), NOW);
-  table.set(FILE, A, lock('read', 3, 6), NOW);
+  void table.set(FILE, A, lock('write', 0, 9), NOW);
+  void table.set(FILE, A, lock('read', 3, 6), NOW);
   assert.equal(picture(table, B), 'wwwrrrrwww');
-  table.set(FILE, A, lock('unlock', 5, 7), NOW);
+  void table.set(FILE, A, lock('unlock', 5, 7), NOW);
   assert.equal(picture(table, B), 'wwwrr...ww');
   assert.equal(picture(table, A), '..........');
-  table.set(FILE, A, lock('unlock', 0, Number.MAX_SAFE_INTEGER), NOW);
+  void table.set(FILE, A, lock('unlock', 0, Number.MAX_SAFE_INTEGER), NOW);
   assert.equal(table.count(), 0);
 });
 
 test('readers share; a writer needs them gone; an upgrade waits for the other reader', async () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('read', 0, 9), NOW);
-  table.set(FILE, B, lock('read', 0, 9), NOW);
+  void table.set(FILE, A, lock('read', 0, 9), NOW);
+  void table.set(FILE, B, lock('read', 0, 9), NOW);
   assert.throws(() => table.set(FILE, A, lock('write', 0, 9), NOW), { code: 'EAGAIN' });
   const upgrade = table.set(FILE, A, lock('write', 0, 9), WAIT);
   assert.ok(await isPending(upgrade));
-  table.set(FILE, B, lock('unlock', 0, 9), NOW);
+  void table.set(FILE, B, lock('unlock', 0, 9), NOW);
   await upgrade;
   assert.equal(picture(table, B), 'wwwwwwwwww');
 });
 
 test('what is in the way is told with its range and process', () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('write', 2, 4), NOW);
+  void table.set(FILE, A, lock('write', 2, 4), NOW);
   assert.deepEqual(table.test(FILE, B, lock('read', 0, 9)), lock('write', 2, 4));
   assert.equal(table.test(FILE, B, lock('write', 5, 9)), undefined);
   assert.equal(table.test(OTHER_FILE, B, lock('write', 0, 9)), undefined);
@@ -75,25 +75,25 @@ test('what is in the way is told with its range and process', () => {
 
 test('the same number in another mount is another owner', () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('write', 0, 9), NOW);
+  void table.set(FILE, A, lock('write', 0, 9), NOW);
   assert.throws(() => table.set(FILE, A_ELSEWHERE, lock('read', 0, 0), NOW), { code: 'EAGAIN' });
 });
 
 test('waiters that no longer conflict all get their locks; a shrunk lock wakes who fits now', async () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('write', 0, 9), NOW);
+  void table.set(FILE, A, lock('write', 0, 9), NOW);
   const left = table.set(FILE, B, lock('read', 0, 2), WAIT);
   const right = table.set(FILE, C, lock('read', 2, 8), WAIT);
-  table.set(FILE, A, lock('unlock', 0, 4), NOW);
+  void table.set(FILE, A, lock('unlock', 0, 4), NOW);
   await left;
   assert.ok(await isPending(right));
-  table.set(FILE, A, lock('read', 5, 9), NOW);
+  void table.set(FILE, A, lock('read', 5, 9), NOW);
   await right;
 });
 
 test('a waiting call ends with EINTR when it is interrupted, and takes nothing', async () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('write', 0, 9), NOW);
+  void table.set(FILE, A, lock('write', 0, 9), NOW);
   const interrupted = new AbortController();
   const waits = Promise.resolve(
     table.set(FILE, B, lock('write', 0, 9), { ...WAIT, signal: interrupted.signal }),
@@ -109,9 +109,9 @@ test('a waiting call ends with EINTR when it is interrupted, and takes nothing',
 
 test('a circle of three owners over two files is refused; without detection it waits', async () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A, lock('write', 0, 0), NOW);
-  table.set(FILE, B, lock('write', 1, 1), NOW);
-  table.set(OTHER_FILE, C, lock('write', 0, 0), NOW);
+  void table.set(FILE, A, lock('write', 0, 0), NOW);
+  void table.set(FILE, B, lock('write', 1, 1), NOW);
+  void table.set(OTHER_FILE, C, lock('write', 0, 0), NOW);
   const first = table.set(FILE, A, lock('write', 1, 1), WAIT);
   const second = table.set(OTHER_FILE, B, lock('write', 0, 0), WAIT);
   assert.throws(() => table.set(FILE, C, lock('write', 0, 0), WAIT), { code: 'EDEADLK' });
@@ -121,8 +121,8 @@ test('a circle of three owners over two files is refused; without detection it w
   await first;
 
   const flocks = lockTable({ detectDeadlock: false });
-  flocks.set(FILE, A, lock('write', 0, 0), NOW);
-  flocks.set(OTHER_FILE, B, lock('write', 0, 0), NOW);
+  void flocks.set(FILE, A, lock('write', 0, 0), NOW);
+  void flocks.set(OTHER_FILE, B, lock('write', 0, 0), NOW);
   const a = flocks.set(OTHER_FILE, A, lock('write', 0, 0), WAIT);
   const b = flocks.set(FILE, B, lock('write', 0, 0), WAIT);
   assert.ok((await isPending(a)) && (await isPending(b)));
@@ -132,7 +132,7 @@ test('a circle of three owners over two files is refused; without detection it w
 
 test('a mount that goes takes its locks and ends its waiters', async () => {
   const table = lockTable({ detectDeadlock: true });
-  table.set(FILE, A_ELSEWHERE, lock('write', 0, 9), NOW);
+  void table.set(FILE, A_ELSEWHERE, lock('write', 0, 9), NOW);
   const waits = Promise.resolve(table.set(FILE, B, lock('write', 0, 9), WAIT));
   const gone = Promise.resolve(table.set(FILE, ownerOf(9n, 2), lock('write', 0, 9), WAIT));
   const rejected = assert.rejects(gone, { code: 'EINTR' });
