@@ -54,19 +54,21 @@ async function run(
   });
   const { promise: asked, resolve: ask } = Promise.withResolvers<string>();
   stopOnDefect(log);
+  let stopping = false;
+  // Before the start: a daemon that is told to stop while it starts finishes that and ends in order.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (stopping) process.exit(EXIT.failed);
+      stopping = true;
+      ask(signal);
+    });
+  }
   const node = await startNode({
     config,
     configFile: options.configFile,
     log,
     onShutdown: () => ask('the control channel asked'),
   });
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.on(signal, () => {
-      if (stopping) process.exit(EXIT.failed);
-      ask(signal);
-    });
-  }
-  let stopping = false;
   if (options.here === true) announce(node, config);
   else log.info('ready', { mount: node.mountPath, socket: node.socketPath });
   const reason = await asked;

@@ -1,9 +1,10 @@
 /**
  * The mounts of this daemon: which driver serves where. Any number of them show the same file system; each
- * has an id of its own, so that what one changes is told to the others' kernels.
+ * has an id of its own, so that what one changes is told to the others' kernels before it is answered.
  */
 
 import * as path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { FileSystem } from './filesystem/interface.ts';
 import type { Mount } from './fuse/driver.ts';
 import { mountKernel } from './fuse/kernel/mount.ts';
@@ -12,6 +13,10 @@ import type { MountStatus } from './protocol/control-api.ts';
 import { describeError, WarrenError } from './protocol/errors.ts';
 import type { MountId } from './protocol/ids.ts';
 import type { Log } from './runtime/log.ts';
+import { answerWhenTold, type OtherMounts } from './told-mounts.ts';
+
+/** How long a change waits for kernels to be told while a change of another mount waits for its own. */
+const CROSSED_WAIT_MS = 2;
 
 type DriverName = 'kernel' | 'libfuse';
 
@@ -48,6 +53,24 @@ export function openMounts(options: MountsOptions): Mounts {
     };
   }
 
+  /** Changes of each mount that wait for the others. */
+  const waiting = new Map<MountId, number>();
+
+  function othersThan(id: MountId): OtherMounts {
+    return {
+      any: () => mounts.size > 1,
+      async told() {
+        const others = [...mounts.values()].filter(({ mount }) => mount.id !== id);
+        // Two changes of one directory may each hold the lock that telling the other's kernel needs.
+        const crossed = others.some(({ mount }) => (waiting.get(mount.id) ?? 0) > 0);
+        const told = Promise.all(others.map(({ mount }) => mount.drained()));
+        waiting.set(id, (waiting.get(id) ?? 0) + 1);
+        await (crossed ? Promise.race([told, delay(CROSSED_WAIT_MS)]) : told);
+        waiting.set(id, (waiting.get(id) ?? 1) - 1);
+      },
+    };
+  }
+
   return {
     async mount(mountPath) {
       const wanted = path.resolve(mountPath);
@@ -59,12 +82,13 @@ export function openMounts(options: MountsOptions): Mounts {
         });
       }
       const start = driver === 'kernel' ? mountKernel : mountLibfuse;
+      const mountId = nextId++ as MountId;
       const mount = await start({
         path: wanted,
-        mountId: nextId++ as MountId,
+        mountId,
         allowOther: options.allowOther,
         log,
-        filesystem,
+        filesystem: answerWhenTold(filesystem, othersThan(mountId)),
       });
       const entry = { mount, driver };
       mounts.set(mount.path, entry);

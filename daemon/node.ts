@@ -145,7 +145,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   }
 
   const handlers: ControlHandlers = {
-    version: () => ({ version: RELEASE, api: CONTROL_API_VERSION, node: process.version }),
+    version: () => ({ version: RELEASE, api: CONTROL_API_VERSION, node: process.versions.node }),
     status,
     mount: ({ path: mountPath }) => mounts.mount(mountPath),
     async unmount({ path: mountPath, force }) {

@@ -8,11 +8,12 @@ import { constants } from 'node:os';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
-import type { Finding, FsckResult, Progress } from '../../daemon/protocol/control-api.ts';
+import type { Progress } from '../../daemon/protocol/control-api.ts';
 import { WarrenError } from '../../daemon/protocol/errors.ts';
+import { fsckLines } from '../../daemon/protocol/fsck-report.ts';
 import { EXIT } from '../../daemon/protocol/release.ts';
 import { printable } from '../../daemon/protocol/text.ts';
-import { formatBytes, formatCount, formatDuration } from '../../daemon/protocol/units.ts';
+import { formatCount } from '../../daemon/protocol/units.ts';
 import { type ControlClient, connectControl } from '../control-client.ts';
 import { locateConfig, locateSocket } from '../locate.ts';
 import type { ExitCode, Output } from '../output.ts';
@@ -84,7 +85,7 @@ async function checkRunning(client: ControlClient, output: Output, data: boolean
       },
     );
     output.progress('');
-    output.text(...resultLines(result));
+    output.text(...fsckLines(result));
     output.data(result);
     return result.clean || result.findings.every((finding) => finding.state === 'repaired')
       ? EXIT.ok
@@ -137,31 +138,4 @@ function startError(program: string, error: Error): WarrenError {
 function progressLine(progress: Progress): string {
   const share = progress.total === 0 ? '' : ` ${Math.floor((100 * progress.done) / progress.total)} %`;
   return `${printable(progress.phase)}: ${formatCount(progress.done)}${share}`;
-}
-
-function resultLines(result: FsckResult): string[] {
-  const { checked } = result;
-  const lines = [
-    result.clean
-      ? '✓ Everything is whole.'
-      : `✗ ${formatCount(result.findings.length + result.findingsLeftOut)} findings:`,
-    ...result.findings.map(findingLine),
-  ];
-  if (result.findingsLeftOut > 0) lines.push(`  and ${formatCount(result.findingsLeftOut)} more`);
-  lines.push(
-    `  checked ${formatCount(checked.inodes)} inodes, ${formatCount(checked.entries)} names, ${formatCount(checked.extents)} extents,`,
-    `  ${formatCount(checked.chunks)} chunks (${formatBytes(checked.chunkBytes)} read) in ${formatDuration(result.durationMs)}`,
-  );
-  if (result.findings.some((finding) => finding.state === 'safe')) {
-    lines.push('  what to do: stop the daemon and run `warren fsck --repair`');
-  }
-  if (result.findings.some((finding) => finding.state === 'loss')) {
-    lines.push('  what to do: restore the files named above from a backup');
-  }
-  return lines;
-}
-
-function findingLine(finding: Finding): string {
-  const word = { repaired: 'repaired', safe: 'can be repaired', loss: 'DATA LOST' }[finding.state];
-  return `  ${finding.code}: ${printable(finding.message)} (${word})`;
 }

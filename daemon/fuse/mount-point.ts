@@ -7,7 +7,7 @@
  * daemon hangs blocks whoever touches it.
  */
 
-import { closeSync, constants, existsSync, openSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, openSync } from 'node:fs';
 import { opendir, realpath, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { systemErrorCode, WarrenError } from '../protocol/errors.ts';
@@ -122,6 +122,17 @@ export function requireRoot(): void {
 
 /** Opens the kernel's FUSE device and answers the descriptor. `device` is a parameter for the tests. */
 export function openFuseDevice(device = '/dev/fuse'): number {
+  const descriptor = openDevice(device);
+  if (fstatSync(descriptor).isCharacterDevice()) return descriptor;
+  closeSync(descriptor);
+  throw new WarrenError({
+    code: 'NO_FUSE_DEVICE',
+    message: `${device} is not a device, so nothing can be mounted.`,
+    hint: deviceHint(containerKind()),
+  });
+}
+
+function openDevice(device: string): number {
   try {
     return openSync(device, constants.O_RDWR | constants.O_NONBLOCK);
   } catch (error) {
@@ -131,6 +142,14 @@ export function openFuseDevice(device = '/dev/fuse'): number {
         code: 'FUSE_NOT_LOADED',
         message: `${device} is there, but the kernel has no FUSE (${code}).`,
         hint: 'Load it: modprobe fuse. In a container, do so on its host.',
+        cause: error,
+      });
+    }
+    if (code === 'EACCES' && process.geteuid?.() !== 0) {
+      throw new WarrenError({
+        code: 'NO_FUSE_DEVICE',
+        message: `This user may not open ${device}, so nothing can be mounted.`,
+        hint: `Run it as root (sudo npm start). Or, to run without root, let every user open it: sudo chmod 666 ${device}`,
         cause: error,
       });
     }

@@ -1,25 +1,21 @@
 /** The result of a check as lines for a person; `warren fsck` and `warrend fsck` print the same. */
 
 import type { Finding, FsckResult } from './control-api.ts';
+import { printable } from './text.ts';
+import { formatBytes, formatCount, formatDuration } from './units.ts';
 
 export function fsckLines(result: FsckResult): string[] {
   const { checked } = result;
-  const findings = result.findings.length + result.findingsLeftOut;
   const lines = [
-    result.clean ? '✓ Everything is whole.' : `✗ ${findings.toLocaleString('en')} findings:`,
+    result.clean
+      ? '✓ Everything is whole.'
+      : `✗ ${formatCount(result.findings.length + result.findingsLeftOut)} findings:`,
     ...result.findings.map(findingLine),
   ];
-  if (result.findingsLeftOut > 0) lines.push(`  and ${result.findingsLeftOut.toLocaleString('en')} more`);
-  const [inodes, entries, extents, chunks] = [
-    checked.inodes,
-    checked.entries,
-    checked.extents,
-    checked.chunks,
-  ].map((count) => count.toLocaleString('en'));
-  const mebibytes = (checked.chunkBytes / 1024 / 1024).toFixed(1);
+  if (result.findingsLeftOut > 0) lines.push(`  and ${formatCount(result.findingsLeftOut)} more`);
   lines.push(
-    `  checked ${inodes} inodes, ${entries} names, ${extents} extents,`,
-    `  ${chunks} chunks (${mebibytes} MiB read) in ${(result.durationMs / 1000).toFixed(1)} s`,
+    `  checked ${formatCount(checked.inodes)} inodes, ${formatCount(checked.entries)} names, ${formatCount(checked.extents)} extents,`,
+    `  ${formatCount(checked.chunks)} chunks (${formatBytes(checked.chunkBytes)} read) in ${formatDuration(result.durationMs)}`,
   );
   if (result.findings.some((finding) => finding.state === 'safe')) {
     lines.push('  what to do: stop the daemon and run `warren fsck --repair`');
@@ -33,10 +29,4 @@ export function fsckLines(result: FsckResult): string[] {
 function findingLine(finding: Finding): string {
   const word = { repaired: 'repaired', safe: 'can be repaired', loss: 'DATA LOST' }[finding.state];
   return `  ${finding.code}: ${printable(finding.message)} (${word})`;
-}
-
-/** File names may hold anything; a terminal gets no control characters. */
-function printable(text: string): string {
-  // oxlint-disable-next-line no-control-regex
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 }

@@ -3,13 +3,13 @@ import { test } from 'node:test';
 import type { Caller } from '../../daemon/filesystem/interface.ts';
 import { resolve, resolveParent } from '../../daemon/filesystem/resolver.ts';
 import { NO_MOUNT, ROOT_INODE } from '../../daemon/protocol/ids.ts';
-import { memoryFileSystem } from '../fuse/memory-file-system.ts';
+import { createMemoryFileSystem } from '../fuse/memory-filesystem.ts';
 
 const caller: Caller = { uid: 0, gid: 0, pid: 0, mount: NO_MOUNT };
 const bytes = (text: string) => Buffer.from(text, 'latin1');
 
 async function tree() {
-  const filesystem = memoryFileSystem({ uid: 0, gid: 0 });
+  const filesystem = createMemoryFileSystem();
   const directory = await filesystem.mknod(caller, ROOT_INODE, bytes('d\xff'), { mode: 0o040755, umask: 0 });
   const file = await filesystem.mknod(caller, directory.inode, bytes('f'), { mode: 0o100644, umask: 0 });
   return { filesystem, directory, file };

@@ -404,6 +404,7 @@ describe('the life of a mount', () => {
 
   it('tells how to get /dev/fuse', () => {
     assert.throws(() => openFuseDevice('/dev/no-such-device'), { code: 'NO_FUSE_DEVICE' });
+    assert.throws(() => openFuseDevice(import.meta.filename), { code: 'NO_FUSE_DEVICE' });
     const hint = deviceHint('lxc');
     for (const part of [
       'pct set <id> -features fuse=1',

@@ -10,10 +10,38 @@ import { createInterface } from 'node:readline';
 import { mountLibfuse } from '../../daemon/fuse/libfuse/mount-libfuse.ts';
 import type { MountId } from '../../daemon/protocol/ids.ts';
 import { openLog } from '../../daemon/runtime/log.ts';
-import { memoryFileSystem } from './memory-file-system.ts';
+import type { FileSystem } from '../../daemon/filesystem/interface.ts';
+import { createMemoryFileSystem } from './memory-filesystem.ts';
 
 const path = process.argv[2]!;
-const filesystem = memoryFileSystem({ uid: process.getuid!(), gid: process.getgid!() });
+const calls: string[] = [];
+const memory = createMemoryFileSystem({ uid: process.getuid!(), gid: process.getgid!() });
+const filesystem: FileSystem = {
+  ...memory,
+  flush(caller, inode, owner) {
+    calls.push('flush');
+    return memory.flush(caller, inode, owner);
+  },
+  release(caller, inode) {
+    calls.push('release');
+    return memory.release(caller, inode);
+  },
+  async fsync(_inode, dataOnly) {
+    calls.push(dataOnly ? 'fdatasync' : 'fsync');
+  },
+  async read(caller, inode, offset, target) {
+    // Answers later, as a read from a disk does.
+    await new Promise((resolve) => setImmediate(resolve));
+    return memory.read(caller, inode, offset, target);
+  },
+  async dropMount(mount) {
+    calls.push('dropMount');
+    await memory.dropMount(mount);
+  },
+  async statfs() {
+    return { ...(await memory.statfs()), blockBytes: 4096, blocks: 2 ** 34, blocksFree: 2 ** 33 };
+  },
+};
 const mount = await mountLibfuse({
   path,
   mountId: 1 as MountId,
@@ -31,8 +59,7 @@ mount.closed.then(
 );
 console.log('mounted');
 for await (const line of lines) {
-  if (line === 'calls')
-    console.log(JSON.stringify({ calls: filesystem.calls, open: filesystem.openFiles(mount.id) }));
+  if (line === 'calls') console.log(JSON.stringify({ calls, open: filesystem.openFiles(mount.id) }));
   else {
     const result = await mount.unmount({ force: line === 'force' }).then(
       () => 'ok',

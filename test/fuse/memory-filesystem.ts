@@ -65,7 +65,8 @@ export interface MemoryFileSystem extends FileSystem {
   readonly calls: Map<string, number>;
 }
 
-export function createMemoryFileSystem(): MemoryFileSystem {
+/** `owner` has the root directory. */
+export function createMemoryFileSystem(owner = { uid: 0, gid: 0 }): MemoryFileSystem {
   const nodes = new Map<Inode, Node>();
   const listeners = new Set<(event: Invalidation) => void>();
   const forgotten = new Set<Inode>();
@@ -120,7 +121,7 @@ export function createMemoryFileSystem(): MemoryFileSystem {
     nodes.set(inode, made);
     return made;
   };
-  make({ uid: 0, gid: 0 }, ROOT_INODE, { mode: S_IFDIR | 0o755, umask: 0 });
+  make(owner, ROOT_INODE, { mode: S_IFDIR | 0o755, umask: 0 });
 
   const key = (name: Name) => Buffer.from(name.buffer, name.byteOffset, name.length).toString('latin1');
   const child = (parent: Inode, name: Name): Node | undefined => {

@@ -15,7 +15,8 @@ import { NOTIFY, OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Session } from './session.ts';
 
 const QUEUE_MAX = 65_536;
-const DRAIN_WAIT_MS = 5;
+/** Longer than a busy machine needs to wake the thread; only two changes that wait for each other take so long. */
+const DRAIN_WAIT_MS = 50;
 /** FUSE_NOTIFY_INC_EPOCH came with 7.44. */
 const EPOCH_KERNEL_MINOR = 44;
 
