@@ -108,7 +108,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const databasePath = path.join(options.directory, 'meta.db');
   const logDirectory = path.join(options.directory, 'log');
   const log = options.log.room('metadata');
-  if (false as boolean) dropWhatTheLogLacks(databasePath, logDirectory, log);
+  dropWhatTheLogLacks(databasePath, logDirectory, log);
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
   const settings = openSettings(database, databasePath);
