@@ -199,14 +199,22 @@ export function countRows(database: DatabaseSync): MetadataCounts {
   };
 }
 
-/** Findings, rule by rule. With `repair` the connection must be writable and the daemon stopped. */
-export function* checkMetadata(database: DatabaseSync, options: { repair: boolean }): Generator<Finding> {
+export interface CheckOptions {
+  /** Put right what is safe: the connection must be writable and the daemon stopped. */
+  readonly repair: boolean;
+  /** Asked before each rule; answers whether the connection sees a newer state from here on. */
+  readonly renew?: () => boolean;
+}
+
+/** Findings, rule by rule. */
+export function* checkMetadata(database: DatabaseSync, options: CheckOptions): Generator<Finding> {
   for (const row of query(database, 'PRAGMA integrity_check(100)').all()) {
     const text = String(row[0]);
     if (text !== 'ok') yield { code: 'database-damaged', message: `meta.db: ${text}`, state: 'loss' };
   }
   database.exec(COUNT_NAMES);
   for (const rule of RULES) {
+    if (options.renew?.() === true) database.exec(COUNT_NAMES);
     const rows = query(database, rule.find).all();
     if (rows.length === 0) continue;
     const repaired = options.repair && rule.repair !== undefined;
@@ -261,15 +269,25 @@ function putIntoLostAndFound(database: DatabaseSync, inodes: readonly number[]):
 }
 
 export interface CheckedChunk {
+  /** Row of the chunk. */
+  readonly chunk: number;
   readonly hash: Uint8Array;
   readonly bytes: number;
   readonly refs: number;
 }
 
-export function* listChunks(database: DatabaseSync): Generator<CheckedChunk> {
-  for (const row of query(database, 'SELECT hash, bytes, refs FROM chunk ORDER BY chunk').iterate()) {
-    yield { hash: row[0] as Uint8Array, bytes: row[1] as number, refs: row[2] as number };
-  }
+/** Up to `limit` chunks with a row greater than `after`, by row. */
+export function listChunks(database: DatabaseSync, after: number, limit: number): CheckedChunk[] {
+  const rows = query(
+    database,
+    'SELECT chunk, hash, bytes, refs FROM chunk WHERE chunk > ? ORDER BY chunk LIMIT ?',
+  );
+  return rows.all(after, limit).map((row) => ({
+    chunk: row[0] as number,
+    hash: row[1] as Uint8Array,
+    bytes: row[2] as number,
+    refs: row[3] as number,
+  }));
 }
 
 const PATHS_MAX = 3;

@@ -30,6 +30,7 @@ import { assert, defined } from '../runtime/assert.ts';
 import type { Log } from '../runtime/log.ts';
 import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
+import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
 import { hasLog, openOperationLog, readLog } from './operation-log.ts';
 import { type MetadataReads, metadataReads } from './reads.ts';
@@ -66,6 +67,8 @@ export interface MetadataStatus {
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
   readonly readOnly: string | undefined;
+  /** Pages of meta.db that the last `verifyPages` found damaged. */
+  readonly damagedPages: readonly PageDamage[];
 }
 
 export interface SmallBytes {
@@ -88,6 +91,13 @@ export interface Metadata {
   settled(batch: readonly SmallBytes[]): void;
   /** Commits what is applied, so that another connection sees it. */
   commit(): void;
+  /**
+   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB; also logged and
+   * in the status. Errors: the signal's reason, also when the metadata is closed meanwhile.
+   */
+  verifyPages(options: { pauseMs: number; signal?: AbortSignal }): Promise<readonly PageDamage[]>;
+  /** The pages as they are now count as right: after a repair has told what it found. */
+  renewPageSums(): Promise<void>;
   status(): MetadataStatus;
   close(): Promise<void>;
 }
@@ -136,11 +146,13 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let syncing: Promise<void> | undefined;
   let syncNext: Promise<void> | undefined;
   let closed = false;
+  let damagedPages: readonly PageDamage[] = [];
+  const closing = new AbortController();
 
   /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
   function recover(): void {
     if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
-      database.close();
+      closeUntouched(database, databasePath);
       throw new WarrenError({
         code: 'LOG_MISSING',
         message: `${logDirectory} is gone, but meta.db is at version ${version}: operations that were acknowledged may be missing.`,
@@ -258,7 +270,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
         commitHeldUntilMs = performance.now() + COMMIT_HOLD_MS;
         const target = committedVersion;
         const settled = settings.committedSettled();
-        await checkpointer.run();
+        const { walPages, donePages } = await checkpointer.run();
+        // A long reader (fsck) is in the way: the rest is in the WAL only, which may not be durable.
+        if (donePages < walPages) return;
         checkpointedVersion = target;
         operationLog.trim(Math.min(target, settled), keepBytes);
       } catch (error) {
@@ -330,6 +344,22 @@ export function openMetadata(options: MetadataOptions): Metadata {
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
     settled: (batch) => unsettled.settle(batch),
     commit: commitNow,
+    async verifyPages({ pauseMs, signal }) {
+      const either = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
+      damagedPages = await checkpointer.verify({ pauseMs, signal: either });
+      if (damagedPages.length > 0) {
+        log.error(`${databasePath} is damaged: ${damagedPages.length} pages are not what was written`, {
+          pages: damagedPages.slice(0, 10).map(({ page, table }) => `${page} ${table}`.trim()),
+          hint: 'the disk changed bytes by itself: copy the data directory to another disk, see `warren fsck`, and restore meta.db, meta.sums and log/ from one backup',
+        });
+      }
+      return damagedPages;
+    },
+    async renewPageSums() {
+      await checkpoint();
+      await checkpointer.renew();
+      damagedPages = [];
+    },
     status: () => ({
       version,
       checkpointedVersion,
@@ -338,9 +368,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
       logBytes: operationLog.bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly,
+      damagedPages,
     }),
     async close() {
       if (closed) return;
+      closing.abort(new Error('the metadata is being closed'));
       await syncNext?.catch(() => {});
       await syncing?.catch(() => {});
       await checkpointing;
@@ -353,9 +385,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
       closed = true;
       clearTimeout(commitTimer);
       clearTimeout(idleTimer);
+      if (database.isTransaction) database.exec('ROLLBACK');
+      // The checkpointer goes last: whoever does may write meta.db, and it keeps the sums of the pages.
+      database.close();
       await checkpointer.close();
       operationLog.close();
-      database.close();
     },
   };
 }
@@ -378,7 +412,7 @@ function openDatabase(file: string, create: boolean): DatabaseSync {
     migrate(database, file);
     return database;
   } catch (error) {
-    database?.close();
+    if (database !== undefined) closeUntouched(database, file);
     throw openError(file, error);
   }
 }
@@ -413,9 +447,22 @@ function openSettings(database: DatabaseSync, file: string) {
       },
     };
   } catch (error) {
-    database.close();
+    closeUntouched(database, file);
     throw openError(file, error);
   }
+}
+
+/** Closing the last connection copies the WAL into meta.db, unless it is read-only; a refusal changes nothing. */
+function closeUntouched(database: DatabaseSync, file: string): void {
+  let last: DatabaseSync | undefined;
+  try {
+    last = new DatabaseSync(file, { readOnly: true });
+    last.prepare('SELECT count(*) FROM sqlite_schema').get();
+  } catch {
+    // What cannot be read has nothing to keep.
+  }
+  database.close();
+  last?.close();
 }
 
 function openError(file: string, error: unknown): WarrenError {
