@@ -21,21 +21,25 @@
 
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { Packr } from 'msgpackr';
 import { describeError, FsError, WarrenError } from '../protocol/errors.ts';
 import type { ChunkHash, Inode } from '../protocol/ids.ts';
 import type { Operation } from '../protocol/operations.ts';
-import { assert, defined } from '../runtime/assert.ts';
 import type { Log } from '../runtime/log.ts';
 import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
-import { hasLog, openOperationLog, readLog } from './operation-log.ts';
+import { closeUntouched, openDatabase, openSettings } from './open-database.ts';
+import {
+  hasLog,
+  logReach,
+  type OperationLog,
+  openOperationLog,
+  readLog,
+  SEGMENT_BYTES,
+} from './operation-log.ts';
 import { type MetadataReads, metadataReads } from './reads.ts';
-import { query } from './rows.ts';
-import { migrate } from './schema.ts';
 import { unsettledChunks } from './unsettled.ts';
 
 /** SQLite's transaction commits after this many operations or this long, whichever is first. */
@@ -50,7 +54,6 @@ const CHECKPOINT_IDLE_MS = 5000;
 /** Log kept behind the durable state for nodes that were away, bytes; at most LOG_DISK_SHARE of the disk. */
 const LOG_KEEP_BYTES = 128 * 1024 * 1024;
 const LOG_DISK_SHARE = 1 / 64;
-const CACHE_KIB = 64 * 1024;
 const EMPTY_PAYLOAD: Payload = new Map<ChunkHash, Uint8Array>();
 const EPOCH = 1;
 
@@ -129,11 +132,12 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let checkpointedVersion = version;
 
   recover();
-  const operationLog = openOperationLog(logDirectory, version);
+  const operationLog = openLogFiles();
   const checkpointer = openCheckpointer(databasePath);
   const keepBytes = Math.min(LOG_KEEP_BYTES, diskBytes(options.directory) * LOG_DISK_SHARE);
 
   let nextInode = settings.nextInode();
+  let committedTotals = { ...totals };
   let readOnly: string | undefined;
   /** The operations of this turn, not yet in the log. */
   let turn: PromiseWithResolvers<void> | undefined;
@@ -161,7 +165,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
     }
     const settled = settings.get('settled');
     let applied = 0;
-    for (const entry of readLog(logDirectory, Math.min(settled, version))) {
+    // A salvage takes every small chunk that the log still has: small.db may be a new one.
+    const after = options.salvage === true ? 0 : Math.min(settled, version);
+    for (const entry of readLog(logDirectory, after)) {
       const [, operation, payload] = packr.unpack(entry.body) as LogBody;
       unsettled.version = entry.version;
       if (entry.version <= version) {
@@ -174,11 +180,48 @@ export function openMetadata(options: MetadataOptions): Metadata {
       version = entry.version;
       applied++;
     }
-    if (applied > 0) {
-      settings.save(version, Math.min(settled, unsettled.settledVersion(version)), totals);
+    refuseGap(after);
+    if (options.salvage === true && !database.isTransaction) database.exec('BEGIN IMMEDIATE');
+    if (database.isTransaction) {
+      // Going on without the log: whether small.db has what it brought is no question any more.
+      const settledMax = options.salvage === true ? version : settled;
+      settings.save(version, Math.min(settledMax, unsettled.settledVersion(version)), totals);
       database.exec('COMMIT');
       committedVersion = version;
+    }
+    if (applied > 0) {
       log.info(`applied ${applied} operations from the log that meta.db did not have yet`, { version });
+    }
+  }
+
+  /** The log must hold everything after `after`, and all that it says was durable. */
+  function refuseGap(after: number): void {
+    const reach = logReach(logDirectory);
+    const missingStart = after < version && reach.first > after + 1;
+    if (options.salvage === true || (!missingStart && reach.durable <= version)) return;
+    if (database.isTransaction) database.exec('ROLLBACK');
+    closeUntouched(database, databasePath);
+    const [from, to] = missingStart ? [after + 1, reach.first - 1] : [version + 1, reach.durable];
+    throw new WarrenError({
+      code: 'LOG_INCOMPLETE',
+      message: `${logDirectory} is damaged or lacks a file: operations ${from} to ${to}, which were acknowledged, cannot be read. Nothing was changed.`,
+      hint: 'Put the missing file back, or restore the folder from a backup taken together with meta.db. To go on without those operations and all after them, run `warren fsck --repair`.',
+    });
+  }
+
+  function openLogFiles(): OperationLog {
+    try {
+      return openOperationLog(logDirectory, version);
+    } catch (error) {
+      closeUntouched(database, databasePath);
+      throw new WarrenError({
+        code: isFull(error) ? 'LOG_NO_SPACE' : 'LOG_UNUSABLE',
+        message: `The operation log in ${logDirectory} cannot be written: ${describeError(error)}.`,
+        hint: isFull(error)
+          ? `Free at least ${(2 * SEGMENT_BYTES) / 1024 / 1024} MiB on its disk and start again; nothing acknowledged is lost.`
+          : 'Check the disk (`dmesg` shows its errors) and the owner of the folder, then start again; nothing acknowledged is lost.',
+        cause: error,
+      });
     }
   }
 
@@ -190,6 +233,24 @@ export function openMetadata(options: MetadataOptions): Metadata {
       hint: 'free space or replace the disk, then restart; what was acknowledged is in the log',
     });
     return new FsError(code, readOnly);
+  }
+
+  /**
+   * A failed transaction is gone, and with it what was acknowledged since the last commit. Reads see it again:
+   * applied from the log, in a transaction that is never committed (a restart does the same for good).
+   */
+  function showAcknowledged(): void {
+    try {
+      if (database.isTransaction) database.exec('ROLLBACK');
+      database.exec('BEGIN');
+      Object.assign(totals, committedTotals);
+      for (const entry of readLog(logDirectory, committedVersion)) {
+        const [, operation, payload] = packr.unpack(entry.body) as LogBody;
+        apply(operation, entry.version, new Map(payload.map(([hash, data]) => [hash, Buffer.from(data)])));
+      }
+    } catch (error) {
+      log.warn('until a restart, the newest changes cannot be seen', { error: describeError(error) });
+    }
   }
 
   function enter(): PromiseWithResolvers<void> {
@@ -248,12 +309,13 @@ export function openMetadata(options: MetadataOptions): Metadata {
       database.exec('COMMIT');
     } catch (error) {
       fail(`${databasePath} cannot commit`, error);
-      if (database.isTransaction) database.exec('ROLLBACK');
+      showAcknowledged();
       return;
     }
     operationsSinceCheckpoint += operationsInTransaction;
     operationsInTransaction = 0;
     committedVersion = version;
+    committedTotals = { ...totals };
     if (operationsSinceCheckpoint >= CHECKPOINT_OPERATIONS) void checkpoint();
     idleTimer ??= setTimeout(() => {
       idleTimer = undefined;
@@ -306,21 +368,24 @@ export function openMetadata(options: MetadataOptions): Metadata {
         for (let full = unsettled.room(); full !== undefined; full = unsettled.room()) await full;
       }
       const current = enter();
+      const body = packr.pack([EPOCH, operation, payload.size === 0 ? [] : [...payload]] satisfies LogBody);
+      try {
+        operationLog.makeRoom(body.length);
+      } catch (error) {
+        throw fail(`${logDirectory} cannot grow`, error);
+      }
       let outcome: Outcome;
       try {
         unsettled.version = version + 1;
         outcome = apply(operation, version + 1, payload);
         version++;
         operationsInTransaction++;
-        operationLog.append(
-          version,
-          packr.pack([EPOCH, operation, payload.size === 0 ? [] : [...payload]] satisfies LogBody),
-        );
+        operationLog.append(version, body);
       } catch (error) {
         if (error instanceof FsError) throw error;
         // A half-applied operation must not be committed: the log has what was acknowledged.
         const failure = fail(`${databasePath} cannot be changed`, error);
-        if (database.isTransaction) database.exec('ROLLBACK');
+        showAcknowledged();
         throw failure;
       }
       await current.promise;
@@ -392,96 +457,6 @@ export function openMetadata(options: MetadataOptions): Metadata {
       operationLog.close();
     },
   };
-}
-
-function openDatabase(file: string, create: boolean): DatabaseSync {
-  if (!create && !fs.existsSync(file)) {
-    throw new WarrenError({
-      code: 'METADATA_MISSING',
-      message: `${file} is not there, but this is the data directory of a file system.`,
-      hint: 'Restore meta.db (with meta.db-wal and log/) from a backup. Without it the names of the files are lost; their chunks stay untouched.',
-    });
-  }
-  let database: DatabaseSync | undefined;
-  try {
-    database = new DatabaseSync(file, { timeout: 5000 });
-    database.exec(
-      `PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
-       PRAGMA cache_size = -${CACHE_KIB}; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY;`,
-    );
-    migrate(database, file);
-    return database;
-  } catch (error) {
-    if (database !== undefined) closeUntouched(database, file);
-    throw openError(file, error);
-  }
-}
-
-type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'next_inode';
-
-function openSettings(database: DatabaseSync, file: string) {
-  try {
-    const values = new Map<string, number>();
-    for (const row of query(database, 'SELECT key, value FROM setting').all()) {
-      values.set(row[0] as string, row[1] as number);
-    }
-    const get = (key: SettingKey) => defined(values.get(key), `setting ${key} is there`);
-    for (const key of ['version', 'settled', 'inodes', 'stored', 'next_inode'] as const) {
-      assert(Number.isSafeInteger(get(key)), `setting ${key} is a number`);
-    }
-    const update = database.prepare('UPDATE setting SET value = ? WHERE key = ?');
-    const next = query(database, "SELECT value FROM setting WHERE key = 'next_inode'");
-    let settled = get('settled');
-    return {
-      get,
-      /** As it is now; operations from the log may have moved it. */
-      nextInode: () => defined(next.get(), 'setting next_inode is there')[0] as number,
-      /** `settled` as of the last save. */
-      committedSettled: () => settled,
-      save(version: number, settledNow: number, totals: Totals): void {
-        update.run(version, 'version');
-        update.run(settledNow, 'settled');
-        update.run(totals.inodes, 'inodes');
-        update.run(totals.stored, 'stored');
-        settled = settledNow;
-      },
-    };
-  } catch (error) {
-    closeUntouched(database, file);
-    throw openError(file, error);
-  }
-}
-
-/** Closing the last connection copies the WAL into meta.db, unless it is read-only; a refusal changes nothing. */
-function closeUntouched(database: DatabaseSync, file: string): void {
-  let last: DatabaseSync | undefined;
-  try {
-    last = new DatabaseSync(file, { readOnly: true });
-    last.prepare('SELECT count(*) FROM sqlite_schema').get();
-  } catch {
-    // What cannot be read has nothing to keep.
-  }
-  database.close();
-  last?.close();
-}
-
-function openError(file: string, error: unknown): WarrenError {
-  if (error instanceof WarrenError) return error;
-  const text = describeError(error);
-  if (/malformed|not a database|corrupt|invariant|no such table/i.test(text)) {
-    return new WarrenError({
-      code: 'METADATA_DAMAGED',
-      message: `${file} is damaged: ${text}.`,
-      hint: 'Nothing was changed. See what is wrong with `warren fsck`; restore meta.db, meta.db-wal and log/ from a backup, or let `warren fsck --repair` save what is readable.',
-      cause: error,
-    });
-  }
-  return new WarrenError({
-    code: 'METADATA_UNUSABLE',
-    message: `${file} cannot be opened: ${text}.`,
-    hint: 'Check that the disk is writable and not full, and that the folder belongs to the user who runs warrend.',
-    cause: error,
-  });
 }
 
 function isFull(error: unknown): boolean {
