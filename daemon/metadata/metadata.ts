@@ -30,7 +30,7 @@ import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
-import { closeUntouched, openDatabase, openSettings } from './open-database.ts';
+import { closeUntouched, openDatabase, openError, openSettings } from './open-database.ts';
 import {
   hasLog,
   logReach,
@@ -131,7 +131,6 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let committedVersion = version;
   let checkpointedVersion = version;
 
-  recover();
   const operationLog = openLogFiles();
   const checkpointer = openCheckpointer(databasePath);
   const keepBytes = Math.min(LOG_KEEP_BYTES, diskBytes(options.directory) * LOG_DISK_SHARE);
@@ -156,7 +155,6 @@ export function openMetadata(options: MetadataOptions): Metadata {
   /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
   function recover(): void {
     if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
-      closeUntouched(database, databasePath);
       throw new WarrenError({
         code: 'LOG_MISSING',
         message: `${logDirectory} is gone, but meta.db is at version ${version}: operations that were acknowledged may be missing.`,
@@ -199,8 +197,6 @@ export function openMetadata(options: MetadataOptions): Metadata {
     const reach = logReach(logDirectory);
     const missingStart = after < version && reach.first > after + 1;
     if (options.salvage === true || (!missingStart && reach.durable <= version)) return;
-    if (database.isTransaction) database.exec('ROLLBACK');
-    closeUntouched(database, databasePath);
     const [from, to] = missingStart ? [after + 1, reach.first - 1] : [version + 1, reach.durable];
     throw new WarrenError({
       code: 'LOG_INCOMPLETE',
@@ -209,17 +205,19 @@ export function openMetadata(options: MetadataOptions): Metadata {
     });
   }
 
+  /** Brings meta.db to the end of the log and opens the log; a refusal leaves both as they were. */
   function openLogFiles(): OperationLog {
     try {
+      recover();
       return openOperationLog(logDirectory, version);
     } catch (error) {
+      if (database.isTransaction) database.exec('ROLLBACK');
       closeUntouched(database, databasePath);
+      if (!isFull(error)) throw openError(databasePath, error);
       throw new WarrenError({
-        code: isFull(error) ? 'LOG_NO_SPACE' : 'LOG_UNUSABLE',
-        message: `The operation log in ${logDirectory} cannot be written: ${describeError(error)}.`,
-        hint: isFull(error)
-          ? `Free at least ${(2 * SEGMENT_BYTES) / 1024 / 1024} MiB on its disk and start again; nothing acknowledged is lost.`
-          : 'Check the disk (`dmesg` shows its errors) and the owner of the folder, then start again; nothing acknowledged is lost.',
+        code: 'METADATA_NO_SPACE',
+        message: `There is no space on the disk of ${options.directory} to open the metadata and its log: ${describeError(error)}.`,
+        hint: `Free at least ${(4 * SEGMENT_BYTES) / 1024 / 1024} MiB there and start again; nothing acknowledged is lost.`,
         cause: error,
       });
     }

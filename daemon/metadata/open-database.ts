@@ -82,7 +82,8 @@ export function closeUntouched(database: DatabaseSync, file: string): void {
   last?.close();
 }
 
-function openError(file: string, error: unknown): WarrenError {
+/** What a person should read of a failure to open `file`. */
+export function openError(file: string, error: unknown): WarrenError {
   if (error instanceof WarrenError) return error;
   const text = describeError(error);
   if (/malformed|not a database|corrupt|invariant|no such table/i.test(text)) {
