@@ -23,6 +23,8 @@ interface Rule {
 }
 
 const DIRECTORY = 0o040000;
+/** `.` and `..` have 1 and 2; an entry has its operation's version plus 2. */
+const FIRST_ENTRY_COOKIE = 3;
 const TYPE = 0o170000;
 const isDirectory = `(mode & ${TYPE}) = ${DIRECTORY}`;
 const LINKS_SHOULD_BE = `CASE WHEN (i.mode & ${TYPE}) = ${DIRECTORY}
@@ -247,7 +249,6 @@ function repairRule(database: DatabaseSync, rule: Rule, found: readonly number[]
 function putIntoLostAndFound(database: DatabaseSync, inodes: readonly number[]): void {
   const name = Buffer.from('lost+found');
   const existing = query(database, 'SELECT inode FROM dentry WHERE parent = 1 AND name = ?').get(name);
-  let cookie = (query(database, 'SELECT coalesce(max(cookie), 2) FROM dentry').get()?.[0] as number) + 1;
   const insert = database.prepare(
     'INSERT OR IGNORE INTO dentry SELECT ?, ?, inode, mode & 61440, ? FROM inode WHERE inode = ?',
   );
@@ -260,12 +261,30 @@ function putIntoLostAndFound(database: DatabaseSync, inodes: readonly number[]):
         'INSERT INTO inode SELECT ?, 16832, 2, 0, 0, 0, 0, 0, ctime_s, 0, ctime_s, 0, ctime_s, 0, 1, NULL FROM inode WHERE inode = 1',
       )
       .run(directory);
-    insert.run(1, name, cookie++, directory);
+    insert.run(1, name, freeCookies(database, 1, 1)[0] ?? null, directory);
   }
-  for (const inode of inodes) {
-    insert.run(directory, Buffer.from(`#${inode}`), cookie++, inode);
+  const cookies = freeCookies(database, directory, inodes.length);
+  for (const [index, inode] of inodes.entries()) {
+    insert.run(directory, Buffer.from(`#${inode}`), cookies[index] ?? null, inode);
     database.prepare(`UPDATE inode SET parent = ? WHERE inode = ? AND ${isDirectory}`).run(directory, inode);
   }
+}
+
+/**
+ * Cookies that no entry of the directory has, from the first one on. Greater ones than those in use would meet the
+ * entries of operations to come, whose cookies follow from their versions; every inode was made by an operation,
+ * so there are enough below.
+ */
+function freeCookies(database: DatabaseSync, parent: number, count: number): number[] {
+  const used = query(database, 'SELECT cookie FROM dentry WHERE parent = ? ORDER BY cookie');
+  const free: number[] = [];
+  let next = FIRST_ENTRY_COOKIE;
+  for (const row of used.iterate(parent)) {
+    for (; next < (row[0] as number) && free.length < count; next++) free.push(next);
+    next = Math.max(next, (row[0] as number) + 1);
+  }
+  for (; free.length < count; next++) free.push(next);
+  return free;
 }
 
 export interface CheckedChunk {

@@ -105,6 +105,9 @@ export function logReach(directory: string): { first: number; durable: number } 
 export function openOperationLog(directory: string, version: number): OperationLog {
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const directoryDescriptor = fs.openSync(directory, 'r');
+  for (const name of fs.readdirSync(directory)) {
+    if (name.startsWith('spare-')) fs.rmSync(path.join(directory, name));
+  }
   let segments = listSegments(directory).filter((segment) => segment.first <= version);
   for (const stale of listSegments(directory)) {
     // A segment that starts behind the state holds nothing that counts (its start was never reached).
@@ -270,7 +273,6 @@ function listSegments(directory: string): Segment[] {
   for (const name of fs.readdirSync(directory).sort()) {
     const match = NAME_PATTERN.exec(name);
     if (match?.[1] !== undefined) found.push({ file: path.join(directory, name), first: Number(match[1]) });
-    else if (name.startsWith('spare-')) fs.rmSync(path.join(directory, name));
   }
   return found;
 }

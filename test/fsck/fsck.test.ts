@@ -185,8 +185,8 @@ test('--repair removes chunks that belong to no file, and nothing else', {
   const repaired = fsck(daemon, ['--repair', '--data']);
   assert.equal(repaired.status, 0);
   assert.deepEqual(
-    repaired.result.findings.map(({ code, state, message }) => [code, state, message]).sort(),
-    strays.map(({ hash }) => ['chunk-unused', 'repaired', `chunk ${hash} belongs to no file`]).sort(),
+    repaired.result.findings.map(({ code, state, message }) => `${code} ${state}: ${message}`).sort(),
+    strays.map(({ hash }) => `chunk-unused repaired: chunk ${hash} belongs to no file`).sort(),
   );
   assert.ok(strays.every(({ file }) => !existsSync(file)));
   assert.equal(globSync('chunks/*/*/*', { cwd: daemon.dataDirectory }).length, 1);
