@@ -20,6 +20,7 @@ import {
   type Health,
   type Status,
 } from './protocol/control-api.ts';
+import { describeError } from './protocol/errors.ts';
 import { RELEASE } from './protocol/release.ts';
 import { systemClock } from './runtime/clock.ts';
 import type { Log } from './runtime/log.ts';
@@ -27,6 +28,8 @@ import { openNodeStorage } from './storage/node-storage.ts';
 
 /** Damaged chunks remembered for the status. */
 const DAMAGE_MAX = 1000;
+/** Rest after each MiB of meta.db that is compared with its sums after the start. */
+const VERIFY_PAUSE_MS = 20;
 /** Below this share of free space the node is degraded. */
 const LOW_SPACE_SHARE = 0.02;
 
@@ -84,6 +87,16 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         reason: `The disk failed: ${readOnly}.`,
         nextStep:
           'Free space on the disk or replace it, then restart warrend; what was acknowledged is kept.',
+      };
+    }
+    const pages = metadata.status().damagedPages.length;
+    if (pages > 0) {
+      return {
+        state: 'degraded',
+        dataSafe: false,
+        reason: `${pages} page${pages === 1 ? '' : 's'} of meta.db ${pages === 1 ? 'is' : 'are'} damaged: the disk changed bytes by itself.`,
+        nextStep:
+          '`warren fsck` names them; copy the data to another disk and restore meta.db from a backup.',
       };
     }
     if (damaged.size > 0) {
@@ -175,6 +188,9 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   });
   stack.defer(() => control.close());
   const mounted = await mounts.mount(config.mount.path);
+  metadata.verifyPages({ pauseMs: VERIFY_PAUSE_MS }).catch((error: unknown) => {
+    log.debug('the pages of meta.db were not compared to their end', { reason: describeError(error) });
+  });
 
   const running = stack.move();
   return {

@@ -5,15 +5,16 @@
  * present and of the right size, or with `data` read and compared with its hash. Then every chunk on the disk
  * that nothing names is counted as waste (removed by `repair`).
  *
+ * Before that every page of meta.db is compared with its sum (metadata/page-sums.ts).
+ *
  * On a stopped daemon's directory this opens the storage, which applies the log first, so that the check sees
- * everything that was acknowledged. In a running daemon the same check works on a snapshot (one read
- * transaction) and looks twice at what it finds missing, because files change meanwhile.
+ * everything that was acknowledged. In a running daemon a worker thread reads the metadata on snapshots, and
+ * what is found missing is looked at twice, because files change meanwhile.
  */
 
 import * as path from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import type { ChunkHealth, ChunkStore } from '../chunks/interface.ts';
-import { type CheckedChunk, checkMetadata, countRows, listChunks, pathsOfChunk } from '../metadata/check.ts';
+import type { CheckedChunk } from '../metadata/check.ts';
 import type { Metadata } from '../metadata/metadata.ts';
 import { hashFromBytes } from '../metadata/rows.ts';
 import { FINDINGS_MAX, type Finding, type FsckResult, type Progress } from '../protocol/control-api.ts';
@@ -21,14 +22,14 @@ import { type ChunkHash, SMALL_CHUNK_BYTES_MAX } from '../protocol/ids.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import { openNodeStorage } from '../storage/node-storage.ts';
+import { metadataHere, metadataInWorker } from './metadata-source.ts';
 
 /** Chunks verified at once. */
 const VERIFY_PARALLEL = 4;
 const SETTLE_BATCH_BYTES = 4 * 1024 * 1024;
 /** Paths are looked up for this many damaged chunks; each costs a scan. */
 const PATHS_FOR_CHUNKS_MAX = 50;
-const PROGRESS_EVERY = 500;
-/** A running daemon is given its turn after this many chunks. */
+/** A running daemon is given its turn after this many chunks; a multiple of VERIFY_PARALLEL. */
 const YIELD_EVERY = 64;
 
 export interface FsckOptions {
@@ -91,16 +92,15 @@ async function check(
     if (findings.length < FINDINGS_MAX) findings.push(finding);
     else leftOut++;
   };
-  const database = new DatabaseSync(databasePath, { readOnly: !options.repair, timeout: 5000 });
+  const source = live
+    ? metadataInWorker(databasePath, options.signal)
+    : metadataHere(databasePath, { repair: options.repair });
   try {
-    database.exec('PRAGMA temp_store = MEMORY');
-    if (!options.repair) database.exec('BEGIN');
+    options.progress?.({ phase: 'comparing the pages of meta.db', done: 0, total: 0 });
+    await checkPages(databasePath, storage.metadata, options, report);
     options.progress?.({ phase: 'checking metadata', done: 0, total: 0 });
-    for (const finding of checkMetadata(database, { repair: options.repair })) {
-      report(finding);
-      options.signal?.throwIfAborted();
-    }
-    const counts = countRows(database);
+    const counts = await source.check(report);
+    options.signal?.throwIfAborted();
     const known = new Set<ChunkHash>();
     let done = 0;
     let damaged = 0;
@@ -112,8 +112,7 @@ async function check(
       // Collected since the snapshot was taken.
       if (live && !storage.metadata.reads.hasChunk(hash)) return;
       if (chunk.refs === 0) return;
-      const paths =
-        damaged++ < PATHS_FOR_CHUNKS_MAX ? pathsOfChunk(database, chunk.hash) : ['(not looked up)'];
+      const paths = damaged++ < PATHS_FOR_CHUNKS_MAX ? await source.paths(chunk.hash) : ['(not looked up)'];
       const what = health.kind === 'missing' ? 'is missing' : `is damaged (${health.reason})`;
       report({
         code: health.kind === 'missing' ? 'chunk-missing' : 'chunk-damaged',
@@ -121,23 +120,21 @@ async function check(
         state: 'loss',
       });
     };
-    let running: Promise<void>[] = [];
-    for (const chunk of listChunks(database)) {
-      options.signal?.throwIfAborted();
-      known.add(hashFromBytes(chunk.hash));
-      running.push(examine(chunk));
-      if (running.length >= VERIFY_PARALLEL) {
-        await Promise.all(running);
-        running = [];
+    for (let batch = await source.chunks(0); batch.length > 0; ) {
+      for (let first = 0; first < batch.length; first += VERIFY_PARALLEL) {
+        options.signal?.throwIfAborted();
+        const some = batch.slice(first, first + VERIFY_PARALLEL);
+        if (!live) for (const chunk of some) known.add(hashFromBytes(chunk.hash));
+        await Promise.all(some.map(examine));
+        if (live && first % YIELD_EVERY === 0) await new Promise(setImmediate);
       }
-      done++;
-      if (live && done % YIELD_EVERY === 0) await new Promise(setImmediate);
-      if (done % PROGRESS_EVERY === 0) {
-        options.progress?.({ phase: 'checking chunks', done, total: counts.chunks });
-      }
+      done += batch.length;
+      options.progress?.({ phase: 'checking chunks', done, total: counts.chunks });
+      batch = await source.chunks(batch.at(-1)?.chunk ?? Number.MAX_SAFE_INTEGER);
     }
-    await Promise.all(running);
     if (!live) await checkWaste(storage, known, options, report);
+    // What is there was told and counts from now on.
+    if (options.repair) await storage.metadata.renewPageSums();
     return {
       clean: findings.length === 0,
       findings,
@@ -146,7 +143,24 @@ async function check(
       durationMs: Math.round(performance.now() - started),
     };
   } finally {
-    database.close();
+    await source.close();
+  }
+}
+
+async function checkPages(
+  databasePath: string,
+  metadata: Metadata,
+  { signal }: FsckOptions,
+  report: (finding: Finding) => void,
+): Promise<void> {
+  const damaged = await metadata.verifyPages({ pauseMs: 0, ...(signal === undefined ? {} : { signal }) });
+  for (const { page, table } of damaged) {
+    const owner = table === '' ? '' : ` (of ${table})`;
+    report({
+      code: 'page-damaged',
+      message: `page ${page}${owner} of ${databasePath} is not what was written there`,
+      state: 'loss',
+    });
   }
 }
 

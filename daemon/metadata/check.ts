@@ -23,6 +23,8 @@ interface Rule {
 }
 
 const DIRECTORY = 0o040000;
+/** `.` and `..` have 1 and 2; an entry has its operation's version plus 2. */
+const FIRST_ENTRY_COOKIE = 3;
 const TYPE = 0o170000;
 const isDirectory = `(mode & ${TYPE}) = ${DIRECTORY}`;
 const LINKS_SHOULD_BE = `CASE WHEN (i.mode & ${TYPE}) = ${DIRECTORY}
@@ -199,14 +201,22 @@ export function countRows(database: DatabaseSync): MetadataCounts {
   };
 }
 
-/** Findings, rule by rule. With `repair` the connection must be writable and the daemon stopped. */
-export function* checkMetadata(database: DatabaseSync, options: { repair: boolean }): Generator<Finding> {
+export interface CheckOptions {
+  /** Put right what is safe: the connection must be writable and the daemon stopped. */
+  readonly repair: boolean;
+  /** Asked before each rule; answers whether the connection sees a newer state from here on. */
+  readonly renew?: () => boolean;
+}
+
+/** Findings, rule by rule. */
+export function* checkMetadata(database: DatabaseSync, options: CheckOptions): Generator<Finding> {
   for (const row of query(database, 'PRAGMA integrity_check(100)').all()) {
     const text = String(row[0]);
     if (text !== 'ok') yield { code: 'database-damaged', message: `meta.db: ${text}`, state: 'loss' };
   }
   database.exec(COUNT_NAMES);
   for (const rule of RULES) {
+    if (options.renew?.() === true) database.exec(COUNT_NAMES);
     const rows = query(database, rule.find).all();
     if (rows.length === 0) continue;
     const repaired = options.repair && rule.repair !== undefined;
@@ -239,7 +249,6 @@ function repairRule(database: DatabaseSync, rule: Rule, found: readonly number[]
 function putIntoLostAndFound(database: DatabaseSync, inodes: readonly number[]): void {
   const name = Buffer.from('lost+found');
   const existing = query(database, 'SELECT inode FROM dentry WHERE parent = 1 AND name = ?').get(name);
-  let cookie = (query(database, 'SELECT coalesce(max(cookie), 2) FROM dentry').get()?.[0] as number) + 1;
   const insert = database.prepare(
     'INSERT OR IGNORE INTO dentry SELECT ?, ?, inode, mode & 61440, ? FROM inode WHERE inode = ?',
   );
@@ -252,24 +261,52 @@ function putIntoLostAndFound(database: DatabaseSync, inodes: readonly number[]):
         'INSERT INTO inode SELECT ?, 16832, 2, 0, 0, 0, 0, 0, ctime_s, 0, ctime_s, 0, ctime_s, 0, 1, NULL FROM inode WHERE inode = 1',
       )
       .run(directory);
-    insert.run(1, name, cookie++, directory);
+    insert.run(1, name, freeCookies(database, 1, 1)[0] ?? null, directory);
   }
-  for (const inode of inodes) {
-    insert.run(directory, Buffer.from(`#${inode}`), cookie++, inode);
+  const cookies = freeCookies(database, directory, inodes.length);
+  for (const [index, inode] of inodes.entries()) {
+    insert.run(directory, Buffer.from(`#${inode}`), cookies[index] ?? null, inode);
     database.prepare(`UPDATE inode SET parent = ? WHERE inode = ? AND ${isDirectory}`).run(directory, inode);
   }
 }
 
+/**
+ * Cookies that no entry of the directory has, from the first one on. Greater ones than those in use would meet the
+ * entries of operations to come, whose cookies follow from their versions; every inode was made by an operation,
+ * so there are enough below.
+ */
+function freeCookies(database: DatabaseSync, parent: number, count: number): number[] {
+  const used = query(database, 'SELECT cookie FROM dentry WHERE parent = ? ORDER BY cookie');
+  const free: number[] = [];
+  let next = FIRST_ENTRY_COOKIE;
+  for (const row of used.iterate(parent)) {
+    for (; next < (row[0] as number) && free.length < count; next++) free.push(next);
+    next = Math.max(next, (row[0] as number) + 1);
+  }
+  for (; free.length < count; next++) free.push(next);
+  return free;
+}
+
 export interface CheckedChunk {
+  /** Row of the chunk. */
+  readonly chunk: number;
   readonly hash: Uint8Array;
   readonly bytes: number;
   readonly refs: number;
 }
 
-export function* listChunks(database: DatabaseSync): Generator<CheckedChunk> {
-  for (const row of query(database, 'SELECT hash, bytes, refs FROM chunk ORDER BY chunk').iterate()) {
-    yield { hash: row[0] as Uint8Array, bytes: row[1] as number, refs: row[2] as number };
-  }
+/** Up to `limit` chunks with a row greater than `after`, by row. */
+export function listChunks(database: DatabaseSync, after: number, limit: number): CheckedChunk[] {
+  const rows = query(
+    database,
+    'SELECT chunk, hash, bytes, refs FROM chunk WHERE chunk > ? ORDER BY chunk LIMIT ?',
+  );
+  return rows.all(after, limit).map((row) => ({
+    chunk: row[0] as number,
+    hash: row[1] as Uint8Array,
+    bytes: row[2] as number,
+    refs: row[3] as number,
+  }));
 }
 
 const PATHS_MAX = 3;

@@ -1,43 +1,91 @@
-/** Starts and talks to the checkpoint worker: one checkpoint at a time. */
+/** Starts and talks to the checkpoint worker: one request at a time, in order. */
 
 import { Worker } from 'node:worker_threads';
-import { assert } from '../runtime/assert.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
-import type { CheckpointAnswer } from './checkpoint-worker.ts';
+import type { CheckpointAnswer, CheckpointRequest, PageDamage, VerifyAnswer } from './checkpoint-worker.ts';
+
+/** Damaged pages that are named; a file with more is lost as a whole. */
+const DAMAGED_PAGES_MAX = 100;
 
 export interface Checkpointer {
   run(): Promise<CheckpointAnswer>;
+  /** Compares every page of meta.db with its sum; rests `pauseMs` after each MiB. */
+  verify(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
+  /** The pages as they are now count as right. */
+  renew(): Promise<void>;
+  /** Checkpoints once more and closes; the last connection to go, so that no other one writes meta.db. */
   close(): Promise<void>;
 }
 
 export function openCheckpointer(databasePath: string): Checkpointer {
   const worker = new Worker(workerUrl(import.meta.url, './checkpoint-worker'), {
     workerData: { path: databasePath },
+    // Its descriptor of meta.db must outlive it if it fails: closing one frees the locks of all.
+    trackUnmanagedFds: false,
   });
   worker.unref();
-  let waiting: PromiseWithResolvers<CheckpointAnswer> | undefined;
-  worker.on('message', (answer: CheckpointAnswer | { error: string }) => {
-    if ('error' in answer) waiting?.reject(new Error(answer.error));
-    else waiting?.resolve(answer);
+  let waiting: PromiseWithResolvers<unknown> | undefined;
+  let dead: Error | undefined;
+  let tail: Promise<unknown> = Promise.resolve();
+  const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+  worker.on('message', (answer: { error?: string }) => {
+    if (answer.error === undefined) waiting?.resolve(answer);
+    else waiting?.reject(new Error(answer.error));
     waiting = undefined;
   });
-  worker.on('error', (error) => {
+  const end = (error: Error) => {
+    dead ??= error;
     waiting?.reject(error);
     waiting = undefined;
-  });
+  };
+  worker.on('error', end);
+  worker.on('exit', () => end(new Error('the checkpoint worker has ended')));
+
+  function ask<T>(request: CheckpointRequest): Promise<T> {
+    const answer = tail.then(() => {
+      if (dead !== undefined) throw dead;
+      const current = Promise.withResolvers<unknown>();
+      waiting = current;
+      worker.ref();
+      worker.postMessage(request);
+      return current.promise.finally(() => worker.unref());
+    });
+    tail = answer.catch(() => {});
+    return answer as Promise<T>;
+  }
+
   return {
-    run() {
-      assert(waiting === undefined, 'one checkpoint at a time');
-      waiting = Promise.withResolvers<CheckpointAnswer>();
-      worker.ref();
-      worker.postMessage('checkpoint');
-      return waiting.promise.finally(() => worker.unref());
+    run: () => ask({ kind: 'checkpoint' }),
+    async verify({ pauseMs, signal }) {
+      const damaged: PageDamage[] = [];
+      for (let from = 1; ; ) {
+        signal.throwIfAborted();
+        const answer = await ask<VerifyAnswer>({ kind: 'verify', from });
+        damaged.push(...answer.damaged.slice(0, DAMAGED_PAGES_MAX - damaged.length));
+        if (answer.next > answer.pages || damaged.length >= DAMAGED_PAGES_MAX) return damaged;
+        from = answer.next;
+        if (pauseMs > 0) await pause(pauseMs, signal);
+      }
     },
+    renew: () => ask({ kind: 'renew' }),
     async close() {
+      await tail;
       worker.ref();
-      const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
-      worker.postMessage('close');
+      if (dead === undefined) worker.postMessage({ kind: 'close' } satisfies CheckpointRequest);
       await exited;
     },
   };
+}
+
+/** Keeps nobody awake: a process may end in the middle of a comparison. */
+function pause(pauseMs: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, pauseMs).unref();
+    signal.addEventListener('abort', done);
+  });
 }

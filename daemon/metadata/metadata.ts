@@ -22,22 +22,27 @@
 
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { Packr } from 'msgpackr';
 import { describeError, FsError, WarrenError } from '../protocol/errors.ts';
 import type { ChunkHash, Inode } from '../protocol/ids.ts';
 import type { Operation } from '../protocol/operations.ts';
-import { assert, defined } from '../runtime/assert.ts';
 import type { Log } from '../runtime/log.ts';
 import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
+import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
-import { hasLog, lastVersion, openOperationLog, readLog } from './operation-log.ts';
+import { closeUntouched, diskBytes, isFull, openDatabase, openError, openSettings } from './open-database.ts';
+import {
+  hasLog,
+  logReach,
+  type OperationLog,
+  openOperationLog,
+  readLog,
+  SEGMENT_BYTES,
+} from './operation-log.ts';
 import { type MetadataReads, metadataReads } from './reads.ts';
-import { query } from './rows.ts';
-import { migrate } from './schema.ts';
 import { unsettledChunks } from './unsettled.ts';
-import { cutWal, stampOf } from './wal.ts';
+import { stampOf, takeBackWal } from './wal.ts';
 
 /** SQLite's transaction commits after this many operations or this long, whichever is first. */
 const COMMIT_OPERATIONS = 250;
@@ -51,7 +56,6 @@ const CHECKPOINT_IDLE_MS = 5000;
 /** Log kept behind the durable state for nodes that were away, bytes; at most LOG_DISK_SHARE of the disk. */
 const LOG_KEEP_BYTES = 128 * 1024 * 1024;
 const LOG_DISK_SHARE = 1 / 64;
-const CACHE_KIB = 64 * 1024;
 const EMPTY_PAYLOAD: Payload = new Map<ChunkHash, Uint8Array>();
 const EPOCH = 1;
 
@@ -68,6 +72,8 @@ export interface MetadataStatus {
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
   readonly readOnly: string | undefined;
+  /** Pages of meta.db that the last `verifyPages` found damaged. */
+  readonly damagedPages: readonly PageDamage[];
 }
 
 export interface SmallBytes {
@@ -90,6 +96,13 @@ export interface Metadata {
   settled(batch: readonly SmallBytes[]): void;
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
+  /**
+   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB; also logged and
+   * in the status. Errors: the signal's reason, also when the metadata is closed meanwhile.
+   */
+  verifyPages(options: { pauseMs: number; signal?: AbortSignal }): Promise<readonly PageDamage[]>;
+  /** The pages as they are now count as right: after a repair has told what it found. */
+  renewPageSums(): Promise<void>;
   status(): MetadataStatus;
   close(): Promise<void>;
 }
@@ -108,7 +121,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const databasePath = path.join(options.directory, 'meta.db');
   const logDirectory = path.join(options.directory, 'log');
   const log = options.log.room('metadata');
-  dropWhatTheLogLacks(databasePath, logDirectory, log);
+  if (options.salvage !== true) takeBackWal(databasePath, logDirectory, log);
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
   const settings = openSettings(database, databasePath);
@@ -121,12 +134,12 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let committedVersion = version;
   let checkpointedVersion = version;
 
-  recover();
-  const operationLog = openOperationLog(logDirectory, version);
+  const operationLog = openLogFiles();
   const checkpointer = openCheckpointer(databasePath);
   const keepBytes = Math.min(LOG_KEEP_BYTES, diskBytes(options.directory) * LOG_DISK_SHARE);
 
   let nextInode = settings.nextInode();
+  let committedTotals = { ...totals };
   let readOnly: string | undefined;
   /** The operations of this turn, not yet in the log. */
   let turn: PromiseWithResolvers<void> | undefined;
@@ -143,11 +156,12 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let syncNext: Promise<void> | undefined;
   let durableVersion = version;
   let closed = false;
+  let damagedPages: readonly PageDamage[] = [];
+  const closing = new AbortController();
 
   /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
   function recover(): void {
     if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
-      database.close();
       throw new WarrenError({
         code: 'LOG_MISSING',
         message: `${logDirectory} is gone, but meta.db is at version ${version}: operations that were acknowledged may be missing.`,
@@ -156,7 +170,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
     }
     const settled = settings.get('settled');
     let applied = 0;
-    for (const entry of readLog(logDirectory, Math.min(settled, version))) {
+    // A salvage takes every small chunk that the log still has: small.db may be a new one.
+    const after = options.salvage === true ? 0 : Math.min(settled, version);
+    for (const entry of readLog(logDirectory, after)) {
       const [, operation, payload] = packr.unpack(entry.body) as LogBody;
       unsettled.version = entry.version;
       if (entry.version <= version) {
@@ -169,11 +185,48 @@ export function openMetadata(options: MetadataOptions): Metadata {
       version = entry.version;
       applied++;
     }
-    if (applied > 0) {
-      settings.save(version, Math.min(settled, unsettled.settledVersion(version)), totals);
+    refuseGap(after);
+    if (options.salvage === true && !database.isTransaction) database.exec('BEGIN IMMEDIATE');
+    if (database.isTransaction) {
+      // Going on without the log: whether small.db has what it brought is no question any more.
+      const settledMax = options.salvage === true ? version : settled;
+      settings.save(version, Math.min(settledMax, unsettled.settledVersion(version)), totals);
       database.exec(`PRAGMA application_id = ${stampOf(version)}; COMMIT`);
       committedVersion = version;
+    }
+    if (applied > 0) {
       log.info(`applied ${applied} operations from the log that meta.db did not have yet`, { version });
+    }
+  }
+
+  /** The log must hold everything after `after`, and all that it says was durable. */
+  function refuseGap(after: number): void {
+    const reach = logReach(logDirectory);
+    const missingStart = after < version && reach.first > after + 1;
+    if (options.salvage === true || (!missingStart && reach.durable <= version)) return;
+    const [from, to] = missingStart ? [after + 1, reach.first - 1] : [version + 1, reach.durable];
+    throw new WarrenError({
+      code: 'LOG_INCOMPLETE',
+      message: `${logDirectory} is damaged or lacks a file: operations ${from} to ${to}, which were acknowledged, cannot be read. Nothing was changed.`,
+      hint: 'Put the missing file back, or restore the folder from a backup taken together with meta.db. To go on without those operations and all after them, run `warren fsck --repair`.',
+    });
+  }
+
+  /** Brings meta.db to the end of the log and opens the log; a refusal leaves both as they were. */
+  function openLogFiles(): OperationLog {
+    try {
+      recover();
+      return openOperationLog(logDirectory, version);
+    } catch (error) {
+      if (database.isTransaction) database.exec('ROLLBACK');
+      closeUntouched(database, databasePath);
+      if (!isFull(error)) throw openError(databasePath, error);
+      throw new WarrenError({
+        code: 'METADATA_NO_SPACE',
+        message: `There is no space on the disk of ${options.directory} to open the metadata and its log: ${describeError(error)}.`,
+        hint: `Free at least ${(4 * SEGMENT_BYTES) / 1024 / 1024} MiB there and start again; nothing acknowledged is lost.`,
+        cause: error,
+      });
     }
   }
 
@@ -185,6 +238,24 @@ export function openMetadata(options: MetadataOptions): Metadata {
       hint: 'free space or replace the disk, then restart; what was acknowledged is in the log',
     });
     return new FsError(code, readOnly);
+  }
+
+  /**
+   * A failed transaction is gone, and with it what was acknowledged since the last commit. Reads see it again:
+   * applied from the log, in a transaction that is never committed (a restart does the same for good).
+   */
+  function showAcknowledged(): void {
+    try {
+      if (database.isTransaction) database.exec('ROLLBACK');
+      database.exec('BEGIN');
+      Object.assign(totals, committedTotals);
+      for (const entry of readLog(logDirectory, committedVersion)) {
+        const [, operation, payload] = packr.unpack(entry.body) as LogBody;
+        apply(operation, entry.version, new Map(payload.map(([hash, data]) => [hash, Buffer.from(data)])));
+      }
+    } catch (error) {
+      log.warn('until a restart, the newest changes cannot be seen', { error: describeError(error) });
+    }
   }
 
   function enter(): PromiseWithResolvers<void> {
@@ -243,12 +314,13 @@ export function openMetadata(options: MetadataOptions): Metadata {
       database.exec(`PRAGMA application_id = ${stampOf(version)}; COMMIT`);
     } catch (error) {
       fail(`${databasePath} cannot commit`, error);
-      if (database.isTransaction) database.exec('ROLLBACK');
+      showAcknowledged();
       return;
     }
     operationsSinceCheckpoint += operationsInTransaction;
     operationsInTransaction = 0;
     committedVersion = version;
+    committedTotals = { ...totals };
     if (operationsSinceCheckpoint >= CHECKPOINT_OPERATIONS) void checkpoint();
     idleTimer ??= setTimeout(() => {
       idleTimer = undefined;
@@ -263,7 +335,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
         // Twice: the second run finds little to do, so commits are held only shortly, and reaches the WAL's end.
         await checkpointDurable();
         const settled = settings.committedSettled();
-        const target = await checkpointDurable();
+        const { target, whole } = await checkpointDurable();
+        // A long reader (fsck) is in the way: the rest is in the WAL only, which may not be durable.
+        if (!whole) return;
         checkpointedVersion = target;
         operationLog.trim(Math.min(target, settled), keepBytes);
       } catch (error) {
@@ -280,7 +354,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
    * A checkpoint of what is committed now, after the log holds it durably: the database file is never ahead of
    * the log. A checkpoint takes the commits that were there when it began.
    */
-  async function checkpointDurable(): Promise<number> {
+  async function checkpointDurable(): Promise<{ target: number; whole: boolean }> {
     commitsHeld = true;
     const release = setTimeout(() => {
       commitsHeld = durableVersion < committedVersion;
@@ -288,8 +362,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
     try {
       const target = committedVersion;
       if (durableVersion < target) await barrier();
-      await checkpointer.run();
-      return target;
+      const { walPages, donePages } = await checkpointer.run();
+      return { target, whole: donePages >= walPages };
     } finally {
       clearTimeout(release);
       commitsHeld = false;
@@ -337,21 +411,24 @@ export function openMetadata(options: MetadataOptions): Metadata {
         for (let full = unsettled.room(); full !== undefined; full = unsettled.room()) await full;
       }
       const current = enter();
+      const body = packr.pack([EPOCH, operation, payload.size === 0 ? [] : [...payload]] satisfies LogBody);
+      try {
+        operationLog.makeRoom(body.length);
+      } catch (error) {
+        throw fail(`${logDirectory} cannot grow`, error);
+      }
       let outcome: Outcome;
       try {
         unsettled.version = version + 1;
         outcome = apply(operation, version + 1, payload);
         version++;
         operationsInTransaction++;
-        operationLog.append(
-          version,
-          packr.pack([EPOCH, operation, payload.size === 0 ? [] : [...payload]] satisfies LogBody),
-        );
+        operationLog.append(version, body);
       } catch (error) {
         if (error instanceof FsError) throw error;
         // A half-applied operation must not be committed: the log has what was acknowledged.
         const failure = fail(`${databasePath} cannot be changed`, error);
-        if (database.isTransaction) database.exec('ROLLBACK');
+        showAcknowledged();
         throw failure;
       }
       await current.promise;
@@ -366,6 +443,22 @@ export function openMetadata(options: MetadataOptions): Metadata {
       await checkpointing;
       commitNow();
     },
+    async verifyPages({ pauseMs, signal }) {
+      const either = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
+      damagedPages = await checkpointer.verify({ pauseMs, signal: either });
+      if (damagedPages.length > 0) {
+        log.error(`${databasePath} is damaged: ${damagedPages.length} pages are not what was written`, {
+          pages: damagedPages.slice(0, 10).map(({ page, table }) => `${page} ${table}`.trim()),
+          hint: 'the disk changed bytes by itself: copy the data directory to another disk, see `warren fsck`, and restore meta.db, meta.sums and log/ from one backup',
+        });
+      }
+      return damagedPages;
+    },
+    async renewPageSums() {
+      await checkpoint();
+      await checkpointer.renew();
+      damagedPages = [];
+    },
     status: () => ({
       version,
       checkpointedVersion,
@@ -374,9 +467,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
       logBytes: operationLog.bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly,
+      damagedPages,
     }),
     async close() {
       if (closed) return;
+      closing.abort(new Error('the metadata is being closed'));
       await syncNext?.catch(() => {});
       await syncing?.catch(() => {});
       await checkpointing;
@@ -389,109 +484,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
       closed = true;
       clearTimeout(commitTimer);
       clearTimeout(idleTimer);
+      if (database.isTransaction) database.exec('ROLLBACK');
+      // The checkpointer goes last: whoever does may write meta.db, and it keeps the sums of the pages.
+      database.close();
       await checkpointer.close();
       operationLog.close();
-      database.close();
     },
   };
-}
-
-/** See wal.ts. Only after a crash: an orderly end leaves no WAL. */
-function dropWhatTheLogLacks(databasePath: string, logDirectory: string, log: Log): void {
-  const walPath = `${databasePath}-wal`;
-  if (!fs.existsSync(walPath) || fs.statSync(walPath).size === 0) return;
-  const last = lastVersion(logDirectory);
-  if (last === undefined) return;
-  const bytes = cutWal(walPath, last);
-  if (bytes > 0)
-    log.info('meta.db was ahead of the log after a power cut and was taken back', { version: last });
-}
-
-function openDatabase(file: string, create: boolean): DatabaseSync {
-  if (!create && !fs.existsSync(file)) {
-    throw new WarrenError({
-      code: 'METADATA_MISSING',
-      message: `${file} is not there, but this is the data directory of a file system.`,
-      hint: 'Restore meta.db (with meta.db-wal and log/) from a backup. Without it the names of the files are lost; their chunks stay untouched.',
-    });
-  }
-  let database: DatabaseSync | undefined;
-  try {
-    database = new DatabaseSync(file, { timeout: 5000 });
-    database.exec(
-      `PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
-       PRAGMA cache_size = -${CACHE_KIB}; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY;`,
-    );
-    migrate(database, file);
-    return database;
-  } catch (error) {
-    database?.close();
-    throw openError(file, error);
-  }
-}
-
-type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'next_inode';
-
-function openSettings(database: DatabaseSync, file: string) {
-  try {
-    const values = new Map<string, number>();
-    for (const row of query(database, 'SELECT key, value FROM setting').all()) {
-      values.set(row[0] as string, row[1] as number);
-    }
-    const get = (key: SettingKey) => defined(values.get(key), `setting ${key} is there`);
-    for (const key of ['version', 'settled', 'inodes', 'stored', 'next_inode'] as const) {
-      assert(Number.isSafeInteger(get(key)), `setting ${key} is a number`);
-    }
-    const update = database.prepare('UPDATE setting SET value = ? WHERE key = ?');
-    const next = query(database, "SELECT value FROM setting WHERE key = 'next_inode'");
-    let settled = get('settled');
-    return {
-      get,
-      /** As it is now; operations from the log may have moved it. */
-      nextInode: () => defined(next.get(), 'setting next_inode is there')[0] as number,
-      /** `settled` as of the last save. */
-      committedSettled: () => settled,
-      save(version: number, settledNow: number, totals: Totals): void {
-        update.run(version, 'version');
-        update.run(settledNow, 'settled');
-        update.run(totals.inodes, 'inodes');
-        update.run(totals.stored, 'stored');
-        settled = settledNow;
-      },
-    };
-  } catch (error) {
-    database.close();
-    throw openError(file, error);
-  }
-}
-
-function openError(file: string, error: unknown): WarrenError {
-  if (error instanceof WarrenError) return error;
-  const text = describeError(error);
-  if (/malformed|not a database|corrupt|invariant|no such table/i.test(text)) {
-    return new WarrenError({
-      code: 'METADATA_DAMAGED',
-      message: `${file} is damaged: ${text}.`,
-      hint: 'Nothing was changed. See what is wrong with `warren fsck`; restore meta.db, meta.db-wal and log/ from a backup, or let `warren fsck --repair` save what is readable.',
-      cause: error,
-    });
-  }
-  return new WarrenError({
-    code: 'METADATA_UNUSABLE',
-    message: `${file} cannot be opened: ${text}.`,
-    hint: 'Check that the disk is writable and not full, and that the folder belongs to the user who runs warrend.',
-    cause: error,
-  });
-}
-
-function isFull(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
-  // SQLITE_FULL is 13.
-  if ('errcode' in error && (Number(error.errcode) & 0xff) === 13) return true;
-  return 'code' in error && error.code === 'ENOSPC';
-}
-
-function diskBytes(directory: string): number {
-  const { blocks, bsize } = fs.statfsSync(directory);
-  return blocks * bsize;
 }

@@ -13,7 +13,8 @@
  * name with a new salt, so that what they held before never passes for an entry.
  *
  * After a power cut the tail may be torn: reading stops at the first entry that does not check out, and the
- * next append starts a new segment. Nothing that was synced lies behind such an entry.
+ * next append starts a new segment. Nothing that was synced lies behind such an entry. To tell such a tail from
+ * damage or a lost segment, the header says how many entries before the segment were not durable when it began.
  */
 
 import * as fs from 'node:fs';
@@ -39,6 +40,8 @@ export interface LogEntry {
 }
 
 export interface OperationLog {
+  /** Makes sure that the next entry, of `bytes`, has a place. Errors: those of the disk; nothing has changed. */
+  makeRoom(bytes: number): void;
   /** Adds an entry to what the next `write` writes. Versions grow by one. */
   append(version: number, body: Buffer): void;
   /** Hands everything appended to the operating system: it survives the death of this process. */
@@ -88,15 +91,42 @@ export function hasLog(directory: string): boolean {
   return fs.existsSync(directory) && listSegments(directory).length > 0;
 }
 
+/**
+ * First version of the log, and the last one that it says was durable; Infinity and 0 for no log. Entries up to
+ * `durable` that cannot be read were lost by damage, not by a power cut.
+ */
+export function logReach(directory: string): { first: number; durable: number } {
+  const segments = listSegments(directory);
+  let durable = 0;
+  const header = Buffer.alloc(HEADER_BYTES);
+  for (const { file, first } of segments) {
+    const descriptor = fs.openSync(file, 'r');
+    try {
+      if (fs.readSync(descriptor, header, 0, HEADER_BYTES, 0) < HEADER_BYTES) continue;
+    } finally {
+      fs.closeSync(descriptor);
+    }
+    const unknown = header.readUInt32LE(12);
+    if (isHeader(header, first) && unknown > 0) durable = Math.max(durable, first - unknown);
+  }
+  return { first: segments[0]?.first ?? Number.POSITIVE_INFINITY, durable };
+}
+
 /** Opens the log for appending after `version`: always in a new segment. */
 export function openOperationLog(directory: string, version: number): OperationLog {
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const directoryDescriptor = fs.openSync(directory, 'r');
+  for (const name of fs.readdirSync(directory)) {
+    if (name.startsWith('spare-')) fs.rmSync(path.join(directory, name));
+  }
   let segments = listSegments(directory).filter((segment) => segment.first <= version);
   for (const stale of listSegments(directory)) {
     // A segment that starts behind the state holds nothing that counts (its start was never reached).
     if (stale.first > version) fs.rmSync(stale.file);
   }
+  // What a killed process wrote is in the kernel's memory only, and entries made durable now rely on it.
+  for (const { file } of segments) syncFile(file);
+  fs.fsyncSync(directoryDescriptor);
   /** A segment ready to be renamed into place, made in the background: zeros take 50 ms to write. */
   let spare: string | undefined;
   let preparing = false;
@@ -104,6 +134,9 @@ export function openOperationLog(directory: string, version: number): OperationL
   let position = 0;
   let salt = 0;
   let next = version + 1;
+  /** Last entry handed to the operating system, and the last one that is durable. */
+  let written = version;
+  let durable = version;
   /** Segments that were filled and may hold bytes that were never synced. */
   let unsynced: number[] = [];
   let directoryDirty = true;
@@ -112,25 +145,34 @@ export function openOperationLog(directory: string, version: number): OperationL
   let closed = false;
 
   function startSegment(): void {
-    if (descriptor >= 0) unsynced.push(descriptor);
     const file = path.join(directory, `${String(next).padStart(16, '0')}.log`);
+    let opened = -1;
     if (spare === undefined) {
-      descriptor = fs.openSync(file, 'w+', 0o600);
-      for (let at = 0; at < SEGMENT_BYTES; at += ZEROS.length)
-        fs.writeSync(descriptor, ZEROS, 0, ZEROS.length, at);
+      try {
+        opened = fs.openSync(file, 'w+', 0o600);
+        for (let at = 0; at < SEGMENT_BYTES; at += ZEROS.length) writeAll(opened, ZEROS, at);
+      } catch (error) {
+        if (opened >= 0) fs.closeSync(opened);
+        fs.rmSync(file, { force: true });
+        throw error;
+      }
     } else {
       fs.renameSync(spare, file);
       spare = undefined;
-      descriptor = fs.openSync(file, 'r+');
+      opened = fs.openSync(file, 'r+');
     }
+    if (descriptor >= 0) unsynced.push(descriptor);
+    descriptor = opened;
     salt = crypto.getRandomValues(new Uint32Array(1))[0] ?? 1;
     const header = Buffer.alloc(HEADER_BYTES + 4);
     header.writeUInt32LE(MAGIC, 0);
     header.writeUInt32LE(FORMAT_VERSION, 4);
     header.writeUInt32LE(salt, 8);
+    // One more than the entries before this segment that are not durable; 0 would mean that it is not known.
+    header.writeUInt32LE(next - durable, 12);
     header.writeBigUInt64LE(BigInt(next), 16);
     header.writeUInt32LE(crc32(header.subarray(0, 24)), 24);
-    fs.writeSync(descriptor, header, 0, header.length, 0);
+    writeAll(descriptor, header, 0);
     position = HEADER_BYTES;
     directoryDirty = true;
     segments.push({ file, first: next });
@@ -142,8 +184,9 @@ export function openOperationLog(directory: string, version: number): OperationL
     const end = position + pendingBytes + 4 <= SEGMENT_BYTES ? Buffer.alloc(4) : undefined;
     const parts = end === undefined ? pending : [...pending, end];
     const expected = pendingBytes + (end?.length ?? 0);
-    const written = fs.writevSync(descriptor, parts, position);
-    if (written !== expected) throw new Error(`short write of the log: ${written} of ${expected} bytes`);
+    const bytes = fs.writevSync(descriptor, parts, position);
+    if (bytes !== expected) throw new Error(`short write of the log: ${bytes} of ${expected} bytes`);
+    written = next - 1;
     position += pendingBytes;
     pending = [];
     pendingBytes = 0;
@@ -175,14 +218,16 @@ export function openOperationLog(directory: string, version: number): OperationL
   startSegment();
 
   return {
+    makeRoom(bodyBytes) {
+      if (position + pendingBytes + ENTRY_HEADER_BYTES + bodyBytes <= SEGMENT_BYTES) return;
+      flush();
+      startSegment();
+    },
     append(entryVersion, body) {
       assert(entryVersion === next, `log entry ${entryVersion} follows ${next - 1}`);
       assert(body.length <= ENTRY_BYTES_MAX, `a log entry of ${body.length} bytes is within its limit`);
       const bytes = ENTRY_HEADER_BYTES + body.length;
-      if (position + pendingBytes + bytes > SEGMENT_BYTES) {
-        flush();
-        startSegment();
-      }
+      this.makeRoom(body.length);
       const header = Buffer.allocUnsafe(ENTRY_HEADER_BYTES);
       header.writeUInt32LE(body.length, 0);
       header.writeUInt32LE(crc32(body, salt), 4);
@@ -195,12 +240,14 @@ export function openOperationLog(directory: string, version: number): OperationL
       const filled = unsynced;
       unsynced = [];
       const current = descriptor;
+      const until = written;
       const syncDirectory = directoryDirty;
       directoryDirty = false;
       try {
         for (const old of filled) await fdatasync(old);
         await fdatasync(current);
         if (syncDirectory) await fsyncDirectory(directoryDescriptor);
+        durable = Math.max(durable, until);
       } finally {
         for (const old of filled) fs.closeSync(old);
       }
@@ -237,9 +284,32 @@ function listSegments(directory: string): Segment[] {
   for (const name of fs.readdirSync(directory).sort()) {
     const match = NAME_PATTERN.exec(name);
     if (match?.[1] !== undefined) found.push({ file: path.join(directory, name), first: Number(match[1]) });
-    else if (name.startsWith('spare-')) fs.rmSync(path.join(directory, name));
   }
   return found;
+}
+
+function isHeader(header: Buffer, first: number): boolean {
+  return (
+    header.readUInt32LE(0) === MAGIC &&
+    header.readUInt32LE(24) === crc32(header.subarray(0, 24)) &&
+    Number(header.readBigUInt64LE(16)) === first
+  );
+}
+
+function writeAll(descriptor: number, data: Buffer, at: number): void {
+  const bytes = fs.writeSync(descriptor, data, 0, data.length, at);
+  if (bytes === data.length) return;
+  // The end of a disk cuts a write short; writing the rest says why.
+  fs.writeSync(descriptor, data, bytes, data.length - bytes, at + bytes);
+}
+
+function syncFile(file: string): void {
+  const descriptor = fs.openSync(file, 'r');
+  try {
+    fs.fdatasyncSync(descriptor);
+  } finally {
+    fs.closeSync(descriptor);
+  }
 }
 
 function* entries(content: Buffer, first: number): Generator<LogEntry> {

@@ -13,6 +13,8 @@
 
 import * as fs from 'node:fs';
 import { systemErrorCode } from '../protocol/errors.ts';
+import type { Log } from '../runtime/log.ts';
+import { lastVersion, logReach } from './operation-log.ts';
 
 const HEADER_BYTES = 32;
 const FRAME_HEADER_BYTES = 24;
@@ -25,11 +27,27 @@ export function stampOf(version: number): number {
   return version % (STAMP_MASK + 1);
 }
 
-/** Cuts the WAL behind the last commit at or below `lastVersion`. Answers how many bytes went. */
-export function cutWal(walPath: string, lastVersion: number): number {
+/** To be called before the database is opened. An orderly end leaves no WAL, and then there is nothing to do. */
+export function takeBackWal(databasePath: string, logDirectory: string, log: Log): void {
+  const walPath = `${databasePath}-wal`;
+  if (!fs.existsSync(walPath) || fs.statSync(walPath).size === 0) return;
+  const last = lastVersion(logDirectory);
+  // A log that lacks what it says was durable is damaged, and opening says so: nothing is taken back for that.
+  if (last === undefined || last < logReach(logDirectory).durable) return;
+  const bytes = cutWal(databasePath, last);
+  if (bytes > 0)
+    log.info('meta.db was ahead of the log after a power cut and was taken back', { version: last });
+}
+
+/**
+ * Cuts the WAL of the database behind the last commit at or below `lastVersion`. Answers how many bytes went:
+ * none where the database file itself is past that version, which no power cut does.
+ */
+function cutWal(databasePath: string, lastVersion: number): number {
+  if (!isAtMost(stampOfFile(databasePath), stampOf(lastVersion))) return 0;
   let descriptor: number;
   try {
-    descriptor = fs.openSync(walPath, 'r+');
+    descriptor = fs.openSync(`${databasePath}-wal`, 'r+');
   } catch (error) {
     if (systemErrorCode(error) === 'ENOENT') return 0;
     throw error;
@@ -41,6 +59,17 @@ export function cutWal(walPath: string, lastVersion: number): number {
     fs.ftruncateSync(descriptor, keep);
     fs.fsyncSync(descriptor);
     return end - keep;
+  } finally {
+    fs.closeSync(descriptor);
+  }
+}
+
+function stampOfFile(databasePath: string): number {
+  const descriptor = fs.openSync(databasePath, 'r');
+  try {
+    const stamp = Buffer.alloc(4);
+    fs.readSync(descriptor, stamp, 0, 4, STAMP_OFFSET);
+    return stamp.readUInt32BE(0);
   } finally {
     fs.closeSync(descriptor);
   }

@@ -7,66 +7,26 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
-  closeSync,
   existsSync,
-  fsyncSync,
   globSync,
   mkdirSync,
   mkdtempSync,
-  openSync,
   readFileSync,
-  readSync,
   rmSync,
   statSync,
   truncateSync,
   unlinkSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'node:test';
 import { outcome } from '../support/libc.ts';
 import { openLoopDisk } from '../support/loop-disk.ts';
-import { DAEMON_MAIN, type Daemon, isMounted, NODE, startDaemon } from '../support/target.ts';
+import { type Daemon, isMounted, startDaemon } from '../support/target.ts';
+import { eventually, expectRefusal, fault, flip, writeDurably } from './helpers.ts';
 
-const TIMEOUT_MS = 120_000;
-const REFUSAL_TIMEOUT_MS = 30_000;
 const MIB = 1 << 20;
-
-function fault(name: string, body: () => Promise<void> | void): void {
-  test(name, { timeout: TIMEOUT_MS }, body);
-}
-
-/** A start that must fail soon, say why in words that match, say what to do, and mount nothing. */
-function expectRefusal(directory: string, words: RegExp, more: readonly string[] = []): void {
-  const result = spawnSync(NODE, [DAEMON_MAIN, '--here', directory, ...more], {
-    encoding: 'utf8',
-    timeout: REFUSAL_TIMEOUT_MS,
-  });
-  assert.equal(result.signal, null, `a refusal must not hang:\n${result.stdout}${result.stderr}`);
-  assert.notEqual(result.status, 0, `a refusal has an exit code:\n${result.stdout}`);
-  assert.match(result.stderr, words);
-  assert.match(result.stderr, /what to do:/);
-  assert.doesNotMatch(result.stderr, /^\s+at .*\(.*:\d+:\d+\)$/m, 'a person wants no stack trace');
-}
-
-function flip(path: string, offset: number): void {
-  const fd = openSync(path, 'r+');
-  const byte = Buffer.alloc(1);
-  readSync(fd, byte, 0, 1, offset);
-  byte[0]! ^= 0xff;
-  writeSync(fd, byte, 0, 1, offset);
-  closeSync(fd);
-}
-
-function writeDurably(path: string, data: Buffer): void {
-  const fd = openSync(path, 'w');
-  writeSync(fd, data);
-  fsyncSync(fd);
-  closeSync(fd);
-}
 
 const chunkFiles = (daemon: Daemon): string[] =>
   globSync('chunks/*/*/*', { cwd: daemon.dataDirectory }).map((file) => join(daemon.dataDirectory, file));
@@ -196,15 +156,6 @@ fault(
     daemon.fsck();
   },
 );
-
-const EVENTUALLY_TIMEOUT_MS = 30_000;
-async function eventually(holds: () => boolean): Promise<void> {
-  const limit = performance.now() + EVENTUALLY_TIMEOUT_MS;
-  while (!holds()) {
-    if (performance.now() > limit) assert.fail(`did not come true in ${EVENTUALLY_TIMEOUT_MS} ms`);
-    await new Promise((resolve) => void setTimeout(resolve, 50));
-  }
-}
 
 fault('a read-only disk is told at the start', async () => {
   using disk = openLoopDisk('ext4', 300);
