@@ -20,7 +20,6 @@
  * log anew. What was acknowledged is in the log.
  */
 
-import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { Packr } from 'msgpackr';
 import { describeError, FsError, WarrenError } from '../protocol/errors.ts';

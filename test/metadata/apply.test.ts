@@ -73,13 +73,13 @@ test('links, unlinks and orphans are counted', async () => {
     'ok',
   );
   assert.equal(await tryOperation(metadata, link(directory, 'late')), 'ENOENT');
-  metadata.commit();
+  await metadata.commit();
   assert.deepEqual(findings(folder.database), []);
   const outcome = await metadata.propose({ kind: 'reclaim', inodes: [file, directory], extentsMax: 10 });
   assert.equal(outcome.count, 2);
   const dropped = await metadata.propose({ kind: 'drop-chunks', hashes: [chunkOf(Buffer.from('text'))] });
   assert.equal(dropped.count, 1);
-  metadata.commit();
+  await metadata.commit();
   assert.deepEqual(findings(folder.database), []);
   assert.deepEqual([metadata.status().inodes, metadata.status().storedBytes], [1, 0]);
   await metadata.close();
@@ -140,7 +140,7 @@ test('rename over everything, within a directory and across: answers and counts'
           const operation = renameOf([left, 'source'], [right, 'target'], flags);
           const what = `${source} over ${target}, ${JSON.stringify(flags)}, crosses: ${crosses}`;
           assert.equal(await tryOperation(metadata, operation), expected, what);
-          metadata.commit();
+          await metadata.commit();
           assert.deepEqual(findings(folder.database), [], what);
         }
       }
@@ -153,7 +153,7 @@ test('rename over everything, within a directory and across: answers and counts'
   const outer = await makeDirectory(metadata, 'outer');
   const inner = await makeDirectory(metadata, 'inner', outer);
   assert.equal(await tryOperation(metadata, renameOf([ROOT_INODE, 'outer'], [inner, 'loop'])), 'EINVAL');
-  metadata.commit();
+  await metadata.commit();
   assert.deepEqual(findings(folder.database), []);
   await metadata.close();
 });
@@ -248,7 +248,7 @@ for (const seed of [1, 2, 3]) {
       return data.subarray(extent.chunkOffset, extent.chunkOffset + extent.length);
     }
 
-    function compare(step: string): void {
+    async function compare(step: string): Promise<void> {
       for (const [index, inode] of files.entries()) {
         const actual = Buffer.alloc(WINDOW_BYTES);
         for (const extent of metadata.reads.extents(inode, 0, BASE + WINDOW_BYTES)) {
@@ -257,7 +257,7 @@ for (const seed of [1, 2, 3]) {
         assert.equal(metadata.reads.inode(inode)?.size, models[index]!.size, step);
         assert.ok(actual.equals(models[index]!.bytes), `${step}: file ${index} differs`);
       }
-      metadata.commit();
+      await metadata.commit();
       assert.deepEqual(findings(folder.database), [], step);
     }
 
@@ -313,7 +313,7 @@ for (const seed of [1, 2, 3]) {
         what = 'fold';
         await fold(file, random(2));
       }
-      compare(`seed ${seed}, step ${step}: ${what} of ${length} at ${at}`);
+      await compare(`seed ${seed}, step ${step}: ${what} of ${length} at ${at}`);
       if (step % 50 === 49) {
         const unused = metadata.reads.unreferencedChunks(1000).map(({ hash }) => hash);
         const { count } = await metadata.propose({

@@ -80,7 +80,7 @@ test('a copy taken at any moment, as after a crash, raises no false alarm', asyn
     for (let round = 0; round < 12; round++) {
       // Enough for a checkpoint to start; the copy meets it before, in its middle, or after.
       await fill(metadata, 4000, `round-${round}`);
-      metadata.commit();
+      await metadata.commit();
       await new Promise((resolve) => setTimeout(resolve, round * 4));
       const copy = mkdtempSync(join(tmpdir(), 'warren-copy-'));
       copies.push(copy);
@@ -110,7 +110,7 @@ test('a refused start leaves the WAL and the sums as they are', async () => {
   using folder = openFolder();
   const metadata = folder.open();
   await fill(metadata, 3000);
-  metadata.commit();
+  await metadata.commit();
   const copy = mkdtempSync(join(tmpdir(), 'warren-copy-'));
   try {
     for (const file of ['meta.db', 'meta.db-wal']) cpSync(join(folder.directory, file), join(copy, file));

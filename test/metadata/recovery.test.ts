@@ -26,7 +26,7 @@ test('answered operations survive a kill between the write of the log and the co
   using folder = openFolder();
   const metadata = folder.open();
   await makeFile(metadata, 'committed');
-  metadata.commit();
+  await metadata.commit();
   const data = Buffer.from('small bytes');
   const file = await makeFile(metadata, 'file');
   const { operation, payload } = writeOf(file, 10, data);
@@ -57,7 +57,7 @@ test('a kill at any of many moments loses nothing answered and counts nothing tw
     const batch = Array.from({ length: 37 * round }, (_, index) => makeFile(metadata, `${round}-${index}`));
     await Promise.all(batch);
     answered += batch.length;
-    if (round % 3 === 0) metadata.commit();
+    if (round % 3 === 0) await metadata.commit();
     if (round % 4 === 0) await metadata.barrier();
     await withCopy(folder.directory, async (copy) => {
       const again = open(copy);
@@ -81,7 +81,7 @@ test('settled chunks are not brought back, unsettled ones are', async () => {
     await metadata.propose(operation, payload);
     if (index === 0) metadata.settled(metadata.unsettledBatch(1000));
   }
-  metadata.commit();
+  await metadata.commit();
   await withCopy(folder.directory, async (copy) => {
     const again = open(copy);
     assert.equal(again.unsettled(chunkOf(first)), undefined);
@@ -98,7 +98,7 @@ test('a log without its first file is refused while bytes of small chunks are on
   const { operation, payload } = writeOf(file, 0, Buffer.from('unsettled'));
   await metadata.propose(operation, payload);
   await metadata.barrier();
-  metadata.commit();
+  await metadata.commit();
   await withCopy(folder.directory, async (copy) => {
     // A second segment, so that the log is not simply gone.
     const again = open(copy);
