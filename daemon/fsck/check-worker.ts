@@ -6,6 +6,7 @@
  * whole by itself), and no transaction is open while chunks are looked at.
  */
 
+import * as os from 'node:os';
 import { DatabaseSync } from 'node:sqlite';
 import { parentPort, workerData } from 'node:worker_threads';
 import {
@@ -34,9 +35,13 @@ export type CheckAnswer =
   | { readonly kind: 'failed'; readonly message: string };
 
 const SNAPSHOT_MS_MAX = 5000;
+/** A check takes what the daemon leaves of the processor. */
+const NICE = 10;
 
 const port = defined(parentPort, 'this module runs in a worker thread');
 const { path } = workerData as { path: string };
+// On Linux this is the calling thread's alone.
+os.setPriority(NICE);
 const database = new DatabaseSync(path, { readOnly: true, timeout: 5000 });
 database.exec('PRAGMA temp_store = MEMORY');
 

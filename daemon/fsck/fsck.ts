@@ -113,10 +113,12 @@ async function check(
       if (live && !storage.metadata.reads.hasChunk(hash)) return;
       if (chunk.refs === 0) return;
       const paths = damaged++ < PATHS_FOR_CHUNKS_MAX ? await source.paths(chunk.hash) : ['(not looked up)'];
+      // Removed files that are open may still be read; those of a stopped daemon are gone.
+      if (paths.length === 0 && !live) return;
       const what = health.kind === 'missing' ? 'is missing' : `is damaged (${health.reason})`;
       report({
         code: health.kind === 'missing' ? 'chunk-missing' : 'chunk-damaged',
-        message: `chunk ${hash} ${what}; it belongs to ${paths.join(', ')}`,
+        message: `chunk ${hash} ${what}; it belongs to ${paths.join(', ') || 'a removed file'}`,
         state: 'loss',
       });
     };

