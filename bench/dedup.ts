@@ -12,10 +12,11 @@ import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import { pipeline } from 'node:stream/promises';
-import { benchCommand, type CommonOptions, diskOf, parseCount } from './options.ts';
-import { type Check, finishChecks } from './report.ts';
-import { run, type Session, withSession } from './session.ts';
-import { openTargets, type Target } from './targets.ts';
+import { runChecks } from './checks.ts';
+import { benchCommand, type CommonOptions, parseCount } from './options.ts';
+import { type Check } from './report.ts';
+import { run, type Session } from './session.ts';
+import { type Target } from './targets.ts';
 import { fileName } from './work.ts';
 import { work } from './worker.ts';
 
@@ -33,14 +34,7 @@ const options = benchCommand('Disk use of many copies of one file.', ['warren'])
   .option('--copies <count>', 'copies of the 1 MiB file', parseCount, 10_000)
   .parse()
   .opts<Options>();
-process.exitCode = await withSession(diskOf(options), async (session) => {
-  const checks: Check[] = [];
-  for (const target of await openTargets(options.targets, session)) {
-    checks.push(...(await measure(target, session, options)));
-    await target.stop();
-  }
-  return finishChecks('dedup', checks, options.json);
-});
+process.exitCode = await runChecks('dedup', options, measure);
 
 async function measure(target: Target, session: Session, options: Options): Promise<Check[]> {
   const { signal } = session;

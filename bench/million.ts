@@ -9,10 +9,11 @@
 import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
-import { benchCommand, type CommonOptions, diskOf, parseBytes, parseCount } from './options.ts';
-import { type Check, finishChecks } from './report.ts';
-import { run, type Session, withSession } from './session.ts';
-import { openTargets, type Target } from './targets.ts';
+import { runChecks } from './checks.ts';
+import { benchCommand, type CommonOptions, parseBytes, parseCount } from './options.ts';
+import { type Check } from './report.ts';
+import { run, type Session } from './session.ts';
+import { type Target } from './targets.ts';
 import { work } from './worker.ts';
 
 interface Options extends CommonOptions {
@@ -41,14 +42,7 @@ const options = benchCommand('Creates a million files in one directory, lists, r
   )
   .parse()
   .opts<Options>();
-process.exitCode = await withSession(diskOf(options), async (session) => {
-  const checks: Check[] = [];
-  for (const target of await openTargets(options.targets, session)) {
-    checks.push(...(await measure(target, session, options)));
-    await target.stop();
-  }
-  return finishChecks('million', checks, options.json);
-});
+process.exitCode = await runChecks('million', options, measure);
 
 async function measure(target: Target, session: Session, options: Options): Promise<Check[]> {
   const { signal } = session;

@@ -8,10 +8,11 @@
 import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
-import { benchCommand, type CommonOptions, diskOf, parseBytes, parseCount } from './options.ts';
-import { type Check, finishChecks, percentile } from './report.ts';
-import { type Session, withSession } from './session.ts';
-import { openTargets, type Target } from './targets.ts';
+import { runChecks } from './checks.ts';
+import { benchCommand, type CommonOptions, parseBytes, parseCount } from './options.ts';
+import { type Check, percentile } from './report.ts';
+import { type Session } from './session.ts';
+import { type Target } from './targets.ts';
 import { startWork, work } from './worker.ts';
 
 interface Options extends CommonOptions {
@@ -30,14 +31,7 @@ const options = benchCommand('Latency of stat while another process writes with 
   .option('--files <count>', 'files to stat', parseCount, 5000)
   .parse()
   .opts<Options>();
-process.exitCode = await withSession(diskOf(options), async (session) => {
-  const checks: Check[] = [];
-  for (const target of await openTargets(options.targets, session)) {
-    checks.push(...(await measure(target, session, options)));
-    await target.stop();
-  }
-  return finishChecks('stall', checks, options.json);
-});
+process.exitCode = await runChecks('stall', options, measure);
 
 async function measure(target: Target, session: Session, options: Options): Promise<Check[]> {
   const { signal } = session;

@@ -21,6 +21,7 @@ import {
   type Status,
 } from './protocol/control-api.ts';
 import { describeError } from './protocol/errors.ts';
+import { NO_MOUNT, ROOT_INODE } from './protocol/ids.ts';
 import { RELEASE } from './protocol/release.ts';
 import { systemClock } from './runtime/clock.ts';
 import type { Log } from './runtime/log.ts';
@@ -30,6 +31,8 @@ import { openNodeStorage } from './storage/node-storage.ts';
 const DAMAGE_MAX = 1000;
 /** Rest after each MiB of meta.db that is compared with its sums after the start. */
 const VERIFY_PAUSE_MS = 20;
+/** A new file system has at most one operation: the times of its root. */
+const NEW_VERSION_MAX = 1;
 /** Below this share of free space the node is degraded. */
 const LOW_SPACE_SHARE = 0.02;
 
@@ -70,6 +73,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   const { metadata, chunks } = storage;
   const filesystem = openFileSystem({ metadata, chunks, clock, log });
   stack.defer(() => filesystem.close());
+  await ownNewRoot();
   const mounts = openMounts({
     filesystem,
     driver: config.mount.driver,
@@ -77,6 +81,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
     log: log.room('fuse'),
   });
   stack.defer(() => mounts.close());
+
+  /** A new file system belongs to whom the daemon runs as: without root nobody else could write into it. */
+  async function ownNewRoot(): Promise<void> {
+    const [uid, gid] = [process.getuid?.() ?? 0, process.getgid?.() ?? 0];
+    if (uid === 0 || metadata.status().version > NEW_VERSION_MAX) return;
+    await filesystem.setattr({ uid: 0, gid: 0, pid: process.pid, mount: NO_MOUNT }, ROOT_INODE, { uid, gid });
+  }
 
   function health(): Health {
     const { readOnly } = metadata.status();

@@ -191,6 +191,8 @@ interface Server extends AsyncDisposable {
 }
 
 async function serve(): Promise<Server> {
+  // Another run of this file on the same machine may have put the mode back.
+  if (isRoot) chmodSync('/dev/fuse', 0o666);
   const child = user([process.execPath, path.join(import.meta.dirname, 'libfuse-server.ts'), mountPoint]);
   const gone = once(child, 'exit');
   const lines = createInterface(child.stdout!)[Symbol.asyncIterator]();
