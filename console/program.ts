@@ -15,19 +15,9 @@ import { addInitCommand } from './commands/init.ts';
 import { addMountCommands } from './commands/mount.ts';
 import { addStatusCommand } from './commands/status.ts';
 import { addVersionCommand } from './commands/version.ts';
+import type { Act, CommandContext } from './command-context.ts';
 import type { GlobalOptions } from './locate.ts';
 import { type ExitCode, type Output, openOutput, printError } from './output.ts';
-
-/** What an action works with. */
-export interface CommandContext {
-  readonly options: GlobalOptions;
-  readonly output: Output;
-}
-
-/** Wraps an action: `run` gets the context and commander's arguments (operands, then options). */
-export type Act = <Arguments extends unknown[]>(
-  run: (context: CommandContext, ...args: Arguments) => ExitCode | Promise<ExitCode>,
-) => (...args: [...Arguments, Command]) => Promise<void>;
 
 /** Runs one command line (without program and script); answers the exit code. */
 export async function runCommandLine(argv: readonly string[]): Promise<number> {

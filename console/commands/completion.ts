@@ -3,7 +3,7 @@
 import { Argument, type Command } from 'commander';
 import { EXIT } from '../../daemon/protocol/release.ts';
 import { completionScript, SHELLS, type Shell } from '../completion.ts';
-import type { Act } from '../program.ts';
+import type { Act } from '../command-context.ts';
 
 export function addCompletionCommand(program: Command, act: Act): void {
   program

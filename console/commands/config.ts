@@ -7,7 +7,7 @@ import { configValues, exampleConfig, tomlValue } from '../../daemon/protocol/co
 import { CONFIG_KEYS, CONFIG_SECTIONS } from '../../daemon/protocol/config-keys.ts';
 import { EXIT } from '../../daemon/protocol/release.ts';
 import { locateConfig } from '../locate.ts';
-import type { Act } from '../program.ts';
+import type { Act } from '../command-context.ts';
 
 export function addConfigCommand(program: Command, act: Act): void {
   const config = program

@@ -17,7 +17,7 @@ import { formatCount } from '../../daemon/protocol/units.ts';
 import { type ControlClient, connectControl } from '../control-client.ts';
 import { locateConfig, locateSocket } from '../locate.ts';
 import type { ExitCode, Output } from '../output.ts';
-import type { Act, CommandContext } from '../program.ts';
+import type { Act, CommandContext } from '../command-context.ts';
 
 interface FsckOptions {
   readonly repair?: boolean;

@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import { initialiseNode } from '../../daemon/protocol/initialise.ts';
 import { EXIT } from '../../daemon/protocol/release.ts';
-import type { Act } from '../program.ts';
+import type { Act } from '../command-context.ts';
 
 export function addInitCommand(program: Command, act: Act): void {
   program

@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { EXIT } from '../../daemon/protocol/release.ts';
 import { withControl } from '../control-client.ts';
 import { locateSocket } from '../locate.ts';
-import type { Act } from '../program.ts';
+import type { Act } from '../command-context.ts';
 
 export function addMountCommands(program: Command, act: Act): void {
   program

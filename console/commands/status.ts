@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { EXIT } from '../../daemon/protocol/release.ts';
 import { withControl } from '../control-client.ts';
 import { locateSocket } from '../locate.ts';
-import type { Act } from '../program.ts';
+import type { Act } from '../command-context.ts';
 import { statusLines } from '../status-text.ts';
 
 const STATUS_TIMEOUT_MS = 10_000;

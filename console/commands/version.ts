@@ -5,7 +5,7 @@ import { systemErrorCode, WarrenError } from '../../daemon/protocol/errors.ts';
 import { EXIT, RELEASE } from '../../daemon/protocol/release.ts';
 import { withControl } from '../control-client.ts';
 import { type GlobalOptions, locateSocket } from '../locate.ts';
-import type { Act } from '../program.ts';
+import type { Act } from '../command-context.ts';
 
 const VERSION_TIMEOUT_MS = 3000;
 

@@ -3,7 +3,7 @@
  *
  * Two homes. Chunks above SMALL_CHUNK_BYTES_MAX are files, `chunks/ab/cd/<hash>`, whose content is exactly
  * the chunk. Smaller ones are rows of `small.db`; they first travel inside the metadata transaction that
- * refers to them (table `staged`) and are settled into `small.db` in the background, so that a small write
+ * refers to them and are settled into `small.db` in the background, so that a small write
  * with fsync costs one fdatasync.
  *
  * Order. `store` answers when the chunk is durable (data, then directory): the operation that refers to it is

@@ -78,6 +78,8 @@ export interface FileDataOptions {
 
 export interface FileData {
   state(inode: Inode): FileState | undefined;
+  /** The file's state, made when there is none: what a mapping wrote may come after the last close. */
+  stateOf(inode: Inode): FileState;
   open(inode: Inode, mount: MountId): FileState;
   /** Ends one open; flushes what is left. Answers whether it was the last one. */
   release(inode: Inode, mount: MountId): MaybePromise<boolean>;
@@ -355,6 +357,7 @@ export function fileData(options: FileDataOptions): FileData {
 
   return {
     state: (inode) => files.get(inode),
+    stateOf,
     open(inode, mount) {
       const file = stateOf(inode);
       file.opens.set(mount, (file.opens.get(mount) ?? 0) + 1);

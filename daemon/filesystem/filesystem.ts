@@ -12,9 +12,7 @@
  * frees it then.
  */
 
-import type { ChunkStore } from '../chunks/interface.ts';
 import type { Outcome } from '../metadata/apply.ts';
-import type { Metadata } from '../metadata/metadata.ts';
 import type { InodeRow } from '../metadata/rows.ts';
 import { FsError } from '../protocol/errors.ts';
 import {
@@ -28,10 +26,9 @@ import {
   type Timestamp,
 } from '../protocol/ids.ts';
 import type { XattrChange } from '../protocol/operations.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Log } from '../runtime/log.ts';
 import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
-import { type FileData, fileData } from './file-data.ts';
+import type { Context, FileSystemOptions } from './context.ts';
+import { fileData } from './file-data.ts';
 import type {
   AttributeChanges,
   Attributes,
@@ -57,29 +54,12 @@ const RELATIME_SECONDS = 24 * 60 * 60;
 /** How often a truncate flushes a file that is written at the same time before it goes ahead. */
 const FLUSH_ROUNDS_MAX = 8;
 
-export interface FileSystemOptions {
-  readonly metadata: Metadata;
-  readonly chunks: ChunkStore;
-  readonly clock: Clock;
-  readonly log: Log;
-}
-
 export interface LocalFileSystem extends FileSystem {
   /** Flushes everything and waits until it is durable. */
   barrier(): Promise<void>;
   readonly maintenance: Maintenance;
   readonly statistics: () => { openLocks: number; dirtyBytes: number };
   close(): Promise<void>;
-}
-
-/** What the parts of the file system share. */
-export interface Context extends FileSystemOptions {
-  readonly data: FileData;
-  readonly emit: (event: Invalidation) => void;
-  /** The inode's row; ESTALE when it is gone. */
-  readonly row: (inode: Inode) => InodeRow;
-  /** Nothing of the file is only in memory when this resolves. */
-  readonly settle: (inode: Inode) => Promise<void>;
 }
 
 export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
@@ -391,7 +371,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       return data.read(inode, size, offset, target);
     },
     write(caller, inode, offset, bytes, flags) {
-      const file = data.state(inode) ?? data.open(inode, caller.mount);
+      const file = data.stateOf(inode);
       const found = row(inode);
       const size = file.size ?? found.size;
       const start = flags.append ? size : offset;

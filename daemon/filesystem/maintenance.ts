@@ -21,7 +21,7 @@ import {
   SMALL_CHUNK_BYTES_MAX,
 } from '../protocol/ids.ts';
 import type { NewExtent } from '../protocol/operations.ts';
-import type { Context } from './filesystem.ts';
+import type { Context } from './context.ts';
 
 const ROUND_MS = 100;
 /** Small chunks are settled this often, or when this many bytes wait: each time costs the disk two syncs. */
@@ -174,8 +174,8 @@ export function startMaintenance(context: Context): Maintenance {
       candidate.noted = 0;
       const extents = metadata.reads.countExtents(inode, start, start + CHUNK_BYTES_MAX);
       if (extents > (quiet ? FOLD_EXTENTS_QUIET : FOLD_EXTENTS_BUSY)) {
-        if (await foldSlot(inode, start)) folded++;
         candidates.delete(key);
+        if (await foldSlot(inode, start)) folded++;
       } else if (quiet) {
         candidates.delete(key);
       }

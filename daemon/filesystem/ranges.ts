@@ -2,7 +2,7 @@
 
 import { FsError } from '../protocol/errors.ts';
 import { CHUNK_BYTES_MAX, FILE_BYTES_MAX, type Inode } from '../protocol/ids.ts';
-import type { Context } from './filesystem.ts';
+import type { Context } from './context.ts';
 import type { AllocateMode, Caller, FileSystem } from './interface.ts';
 
 /** Longest range of one copy operation, and most extents in it: the caller asks again for the rest. */

@@ -4,7 +4,7 @@ import { FsError } from '../protocol/errors.ts';
 import { XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX } from '../protocol/ids.ts';
 import type { XattrChange } from '../protocol/operations.ts';
 import { ACL_ACCESS, ACL_DEFAULT, checkDefaultAcl, modeFromAccessAcl } from './acl.ts';
-import type { Context } from './filesystem.ts';
+import type { Context } from './context.ts';
 import type { Caller, FileSystem } from './interface.ts';
 
 const TRUSTED = Buffer.from('trusted.');

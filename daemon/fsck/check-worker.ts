@@ -10,6 +10,7 @@ import * as os from 'node:os';
 import { DatabaseSync } from 'node:sqlite';
 import { parentPort, workerData } from 'node:worker_threads';
 import {
+  CHUNK_BATCH,
   type CheckedChunk,
   checkMetadata,
   countRows,
@@ -19,7 +20,6 @@ import {
 } from '../metadata/check.ts';
 import type { Finding } from '../protocol/control-api.ts';
 import { defined } from '../runtime/assert.ts';
-import { CHUNK_BATCH } from './metadata-source.ts';
 
 export type CheckRequest =
   | { readonly kind: 'check' }

@@ -6,6 +6,7 @@
 import { DatabaseSync } from 'node:sqlite';
 import { Worker } from 'node:worker_threads';
 import {
+  CHUNK_BATCH,
   type CheckedChunk,
   checkMetadata,
   countRows,
@@ -16,9 +17,6 @@ import {
 import type { Finding } from '../protocol/control-api.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
 import type { CheckAnswer, CheckRequest } from './check-worker.ts';
-
-/** Chunks read at once: the worker's read transaction is as short as that. */
-export const CHUNK_BATCH = 1000;
 
 export interface MetadataSource {
   /** Checks every rule; findings go to `report`. */

@@ -467,30 +467,5 @@ function writeStatements(database: DatabaseSync) {
     xattrDeleteAll: (inode: Inode) => xattrDeleteAll.run(inode),
     nextInode: () => Number(nextInode.get()?.['value']),
     setNextInode: (value: number) => setNextInode.run(value),
-  } satisfies { [name: string]: (...parameters: never[]) => unknown } as WriteStatements;
-}
-
-interface WriteStatements {
-  inodeInsert(
-    operation: Extract<Operation, { kind: 'make' }>,
-    links: number,
-    parent: number | undefined,
-  ): void;
-  inodeDelete(inode: Inode): void;
-  dentryInsert(parent: Inode, name: Name, inode: Inode, type: number, cookie: number): void;
-  dentryDelete(parent: Inode, name: Name): void;
-  dentrySetInode(parent: Inode, name: Name, inode: Inode, type: number): void;
-  touchDirectory(inode: Inode, linksDelta: number, time: Timestamp): void;
-  setLinks(inode: Inode, links: number, time: Timestamp): void;
-  setParent(inode: Inode, parent: Inode): void;
-  setChanged(inode: Inode, time: Timestamp): void;
-  setContent(row: InodeRow, storedDelta: number, change: { sizeAtLeast: number; time: Timestamp }): void;
-  setAttributes(row: InodeRow, operation: Extract<Operation, { kind: 'attributes' }>, stored: number): void;
-  orphanInsert(inode: Inode): void;
-  orphanDelete(inode: Inode): void;
-  xattrPut(inode: Inode, name: Uint8Array, value: Uint8Array): void;
-  xattrDelete(inode: Inode, name: Uint8Array): void;
-  xattrDeleteAll(inode: Inode): void;
-  nextInode(): number;
-  setNextInode(value: number): void;
+  };
 }

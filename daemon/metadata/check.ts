@@ -295,6 +295,9 @@ export interface CheckedChunk {
   readonly refs: number;
 }
 
+/** Chunks to list at once: a read transaction is as short as that. */
+export const CHUNK_BATCH = 1000;
+
 /** Up to `limit` chunks with a row greater than `after`, by row. */
 export function listChunks(database: DatabaseSync, after: number, limit: number): CheckedChunk[] {
   const rows = query(

@@ -17,6 +17,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
+import { requireRoot } from '../support/requirements.ts';
 import { createDataDirectory } from '../../daemon/protocol/data-directory-format.ts';
 import type { NodeId } from '../../daemon/protocol/ids.ts';
 import { initialiseNode, prepareHere } from '../../daemon/protocol/initialise.ts';
@@ -105,8 +106,8 @@ test('wrong permissions are refused with the command that puts them right', () =
   }
 });
 
-test('a read-only disk is named as such, for opening and for making', (context) => {
-  if (process.getuid?.() !== 0) return context.skip('mounting needs root');
+test('a read-only disk is named as such, for opening and for making', () => {
+  requireRoot();
   createDataDirectory(directory, { nodeId });
   execFileSync('mount', ['--bind', root, root]);
   try {

@@ -1,0 +1,27 @@
+/** What the parts of the file system (names, ranges, xattrs, background work) are given to work with. */
+
+import type { ChunkStore } from '../chunks/interface.ts';
+import type { Metadata } from '../metadata/metadata.ts';
+import type { InodeRow } from '../metadata/rows.ts';
+import type { Inode } from '../protocol/ids.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Log } from '../runtime/log.ts';
+import type { FileData } from './file-data.ts';
+import type { Invalidation } from './interface.ts';
+
+export interface FileSystemOptions {
+  readonly metadata: Metadata;
+  readonly chunks: ChunkStore;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** What the parts of the file system share. */
+export interface Context extends FileSystemOptions {
+  readonly data: FileData;
+  readonly emit: (event: Invalidation) => void;
+  /** The inode's row; ESTALE when it is gone. */
+  readonly row: (inode: Inode) => InodeRow;
+  /** Nothing of the file is only in memory when this resolves. */
+  readonly settle: (inode: Inode) => Promise<void>;
+}
