@@ -15,9 +15,9 @@ import { addInitCommand } from './commands/init.ts';
 import { addMountCommands } from './commands/mount.ts';
 import { addStatusCommand } from './commands/status.ts';
 import { addVersionCommand } from './commands/version.ts';
-import type { Act, CommandContext } from './command-context.ts';
+import type { Act } from './command-context.ts';
 import type { GlobalOptions } from './locate.ts';
-import { type ExitCode, type Output, openOutput, printError } from './output.ts';
+import { type ExitCode, openOutput, printError } from './output.ts';
 
 /** Runs one command line (without program and script); answers the exit code. */
 export async function runCommandLine(argv: readonly string[]): Promise<number> {
