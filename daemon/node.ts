@@ -71,7 +71,13 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
   });
   stack.defer(() => storage.close());
   const { metadata, chunks } = storage;
-  const filesystem = openFileSystem({ metadata, chunks, clock, log });
+  const filesystem = openFileSystem({
+    metadata,
+    chunks,
+    clock,
+    log,
+    chunkBytes: config.replication.chunkBytes,
+  });
   stack.defer(() => filesystem.close());
   await ownNewRoot();
   const mounts = openMounts({

@@ -14,6 +14,8 @@ export interface FileSystemOptions {
   readonly chunks: ChunkStore;
   readonly clock: Clock;
   readonly log: Log;
+  /** Largest chunk to make, bytes: a power of two, at most CHUNK_BYTES_MAX. */
+  readonly chunkBytes: number;
 }
 
 /** What the parts of the file system share. */

@@ -71,6 +71,7 @@ export interface FileDataOptions {
   readonly metadata: Metadata;
   readonly chunks: ChunkStore;
   readonly clock: Clock;
+  readonly chunkBytes: number;
   readonly emit: (event: Invalidation) => void;
   /** Called for each slot that got small extents: a candidate for folding. */
   readonly onSmallExtents: (inode: Inode, offset: number) => void;
@@ -114,7 +115,7 @@ export function fileData(options: FileDataOptions): FileData {
       file = {
         inode,
         opens: new Map(),
-        buffer: writeBuffer(),
+        buffer: writeBuffer(options.chunkBytes),
         inflight: [],
         size: undefined,
         modified: undefined,

@@ -75,6 +75,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     metadata,
     chunks,
     clock,
+    chunkBytes: options.chunkBytes,
     emit,
     onSmallExtents: (inode, offset) => maintenance.noteSmallExtents(inode, offset),
   });

@@ -213,7 +213,9 @@ export function startMaintenance(context: Context): Maintenance {
         part.set(bytes.subarray(extent.chunkOffset, extent.chunkOffset + extent.length));
       }
       const run = runs.at(-1);
-      if (run !== undefined && run.offset + run.length === extent.offset) run.length += extent.length;
+      const adjoins = run !== undefined && run.offset + run.length === extent.offset;
+      const startsPart = extent.offset % context.chunkBytes === 0;
+      if (adjoins && !startsPart) run.length += extent.length;
       else runs.push({ offset: extent.offset, length: extent.length });
     }
     await Promise.all(waits);

@@ -1,9 +1,9 @@
 /**
  * The bytes of one file that were written but are not chunks yet.
  *
- * Segments: runs of new bytes, sorted by offset, never overlapping, none crossing a slot (a multiple of
- * CHUNK_BYTES_MAX), because a segment becomes one chunk. A write that touches a segment of its slot extends it
- * or overwrites it in place; else it starts a new one. Small segments grow by doubling in ordinary memory;
+ * Segments: runs of new bytes, sorted by offset, never overlapping, none crossing a multiple of the chunk size
+ * (so none crosses a slot), because a segment becomes one chunk. A write that touches a segment of its part
+ * extends it or overwrites it in place; else it starts a new one. Small segments grow by doubling in ordinary memory;
  * those above SMALL_CHUNK_BYTES_MAX live in shared slot buffers, which a worker hashes and writes without a
  * copy, and which are used again.
  *
@@ -39,17 +39,18 @@ export function recycle(segment: Segment): void {
 export interface WriteBuffer {
   /** Copies `data` in. Answers by how many bytes the buffer grew. */
   write(offset: number, data: Uint8Array): number;
-  /** Takes every segment out, or only those that reach the end of their slot. */
+  /** Takes every segment out, or only those that reach the end of their part. */
   take(which: 'all' | 'full'): Segment[];
   segments(): readonly Segment[];
   bytes(): number;
   /** End of the last segment; 0 when empty. */
   end(): number;
-  /** Whether the last write filled a slot to its end. */
+  /** Whether a write filled a part to its end. */
   hasFull(): boolean;
 }
 
-export function writeBuffer(): WriteBuffer {
+/** `chunkBytes`: a power of two, at most CHUNK_BYTES_MAX. */
+export function writeBuffer(chunkBytes: number = CHUNK_BYTES_MAX): WriteBuffer {
   let segments: Segment[] = [];
   let bytes = 0;
   let full = 0;
@@ -72,10 +73,10 @@ export function writeBuffer(): WriteBuffer {
 
   function writePiece(offset: number, data: Uint8Array): void {
     const end = offset + data.byteLength;
-    const slotStart = Math.floor(offset / CHUNK_BYTES_MAX) * CHUNK_BYTES_MAX;
+    const partStart = Math.floor(offset / chunkBytes) * chunkBytes;
     let index = find(offset);
     let segment = index >= 0 ? at(index) : undefined;
-    if (segment === undefined || segment.offset + segment.length < offset || segment.offset < slotStart) {
+    if (segment === undefined || segment.offset + segment.length < offset || segment.offset < partStart) {
       segment = { offset, length: 0, buffer: allocate(data.byteLength) };
       index++;
       segments.splice(index, 0, segment);
@@ -87,8 +88,8 @@ export function writeBuffer(): WriteBuffer {
     segment.length = Math.max(segment.length, position + data.byteLength);
     bytes += segment.length - before;
     absorbFollowers(segment, index, end);
-    const slotEnd = slotStart + CHUNK_BYTES_MAX;
-    if (segment.length > before && segment.offset + segment.length === slotEnd) full++;
+    const partEnd = partStart + chunkBytes;
+    if (segment.length > before && segment.offset + segment.length === partEnd) full++;
   }
 
   /** What follows and is covered now goes; what only begins inside hands over its tail. */
@@ -117,7 +118,7 @@ export function writeBuffer(): WriteBuffer {
       const before = bytes;
       for (let done = 0; done < data.byteLength; ) {
         const position = offset + done;
-        const left = CHUNK_BYTES_MAX - (position % CHUNK_BYTES_MAX);
+        const left = chunkBytes - (position % chunkBytes);
         const length = Math.min(left, data.byteLength - done);
         writePiece(position, data.subarray(done, done + length));
         done += length;
@@ -132,8 +133,8 @@ export function writeBuffer(): WriteBuffer {
         full = 0;
         return taken;
       }
-      const taken = segments.filter((segment) => (segment.offset + segment.length) % CHUNK_BYTES_MAX === 0);
-      segments = segments.filter((segment) => (segment.offset + segment.length) % CHUNK_BYTES_MAX !== 0);
+      const taken = segments.filter((segment) => (segment.offset + segment.length) % chunkBytes === 0);
+      segments = segments.filter((segment) => (segment.offset + segment.length) % chunkBytes !== 0);
       for (const segment of taken) bytes -= segment.length;
       full = 0;
       return taken;
