@@ -3,6 +3,7 @@
  * has an id of its own, so that what one changes is told to the others' kernels before it is answered.
  */
 
+import { realpath } from 'node:fs/promises';
 import * as path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { FileSystem } from './filesystem/interface.ts';
@@ -100,7 +101,7 @@ export function openMounts(options: MountsOptions): Mounts {
     },
     async unmount(mountPath, { force }) {
       const wanted = path.resolve(mountPath);
-      const entry = mounts.get(wanted);
+      const entry = mounts.get(wanted) ?? mounts.get(await withoutLinks(wanted));
       if (entry === undefined) {
         const known = [...mounts.keys()].join(', ');
         throw new WarrenError({
@@ -128,4 +129,14 @@ export function openMounts(options: MountsOptions): Mounts {
       }
     },
   };
+}
+
+/** Mounts are known by their path without symbolic links. */
+async function withoutLinks(mountPath: string): Promise<string> {
+  try {
+    return await realpath(mountPath);
+  } catch {
+    // It is not there: the caller says that nothing is mounted on it.
+    return mountPath;
+  }
 }

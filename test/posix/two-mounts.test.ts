@@ -117,3 +117,13 @@ for (const [program, ...words] of [
     }
   });
 }
+
+test('a mount is found by a path with symbolic links, and one that is not there is named', async () => {
+  const third = join(daemon.directory, 'third');
+  const link = join(daemon.directory, 'link-to-third');
+  fs.mkdirSync(third);
+  fs.symlinkSync(third, link);
+  await client.call('mount', { path: link });
+  await client.call('unmount', { path: link, force: false });
+  await assert.rejects(client.call('unmount', { path: link, force: false }), { code: 'MOUNT_UNKNOWN' });
+});
