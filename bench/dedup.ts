@@ -26,9 +26,12 @@ interface Options extends CommonOptions {
 
 const MIB = 1024 * 1024;
 const FILE_BYTES = MIB;
-/** Inode, name, extent, log entry and their indexes, plus SQLite's write-ahead log. */
+/** Inode, name, extent and their indexes, with SQLite's write-ahead log and the log's entries. */
 const METADATA_BYTES_A_FILE = 4096;
-const METADATA_BYTES_FIXED = 16 * MIB;
+/** Two segments of the log, which are made in full in advance. */
+const METADATA_BYTES_FIXED = 32 * MIB;
+/** The chunk itself, and the folders that lead to it. */
+const CHUNK_BYTES_ALLOWED = FILE_BYTES + 64 * 1024;
 
 const options = benchCommand('Disk use of many copies of one file.', ['warren'])
   .option('--copies <count>', 'copies of the 1 MiB file', parseCount, 10_000)
@@ -47,6 +50,7 @@ async function measure(target: Target, session: Session, options: Options): Prom
 
   const copied = await work('copies', { directory, source, count: options.copies }, signal);
   const full = (await diskBytes(target, signal)) - before;
+  const chunks = await allocatedBytes(path.join(target.dataDirectory, 'chunks'), signal);
   const removed = await work('unlink', { directory, first: 1, count: options.copies - 1 }, signal);
   // Again from the disk, not from a cache.
   await target.remount();
@@ -65,6 +69,10 @@ async function measure(target: Target, session: Session, options: Options): Prom
   });
   return [
     check(`writing ${options.copies} copies`, options.copies / copied.seconds, 'MiB/s'),
+    check(`disk use of the chunks of ${options.copies} copies`, chunks / MIB, 'MiB', {
+      kind: 'at-most',
+      value: CHUNK_BYTES_ALLOWED / MIB,
+    }),
     check(`disk use of ${options.copies} copies and their metadata`, full / MIB, 'MiB', limit),
     check('unlink of all but one', (options.copies - 1) / removed.seconds, 'ops/s'),
     check('disk use of the last one and freed metadata', rest / MIB, 'MiB', limit),
@@ -74,8 +82,12 @@ async function measure(target: Target, session: Session, options: Options): Prom
 
 async function diskBytes(target: Target, signal: AbortSignal): Promise<number> {
   await run('sync', [], { signal });
+  return allocatedBytes(target.dataDirectory, signal);
+}
+
+async function allocatedBytes(directory: string, signal: AbortSignal): Promise<number> {
   // -x: the mount itself may lie inside the data directory.
-  const printed = await run('du', ['-sx', '--block-size=1', target.dataDirectory], { signal });
+  const printed = await run('du', ['-sx', '--block-size=1', directory], { signal });
   return Number(printed.split('\t')[0]);
 }
 

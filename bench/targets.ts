@@ -82,7 +82,12 @@ async function openTarget(name: TargetName, session: Session): Promise<Target> {
   }
   const root = path.resolve(import.meta.dirname, '..');
   const command = [process.execPath, path.join(root, 'dist/daemon/main.js'), '--here', base];
-  return mounted(session, { name, directory: path.join(base, 'mnt'), dataDirectory: base, command });
+  return mounted(session, {
+    name,
+    directory: path.join(base, 'mnt'),
+    dataDirectory: path.join(base, 'data'),
+    command,
+  });
 }
 
 function plainDirectory(base: string, session: Session): Target {
