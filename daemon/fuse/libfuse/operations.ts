@@ -45,6 +45,19 @@ export function libfuseOperations(context: OperationsContext): Operations {
   const { filesystem, handles, caller } = context;
   const at = (path: string) => resolve(filesystem, pathBytes(path));
   const parentOf = (path: string) => resolveParent(filesystem, pathBytes(path));
+
+  /**
+   * Removes what has the name. The library works by path and tells no FORGET: what lost its last name and is not
+   * open cannot be reached any more, so it is forgotten here. Otherwise its space would be kept until the unmount.
+   */
+  async function removing(
+    { parent, name }: { parent: Inode; name: Uint8Array },
+    remove: () => Promise<void>,
+  ): Promise<void> {
+    const before = await filesystem.lookup(parent, name);
+    await remove();
+    if (before !== undefined) filesystem.forget(before.inode);
+  }
   const inodeAt = async (path: string): Promise<Inode> => (await at(path)).inode;
 
   /** Answers what `body` gives, or the errno of its failure. */
@@ -154,20 +167,21 @@ export function libfuseOperations(context: OperationsContext): Operations {
     },
     unlink(path, reply) {
       complete(reply, async () => {
-        const { parent, name } = await parentOf(path);
-        await filesystem.unlink(caller, parent, name);
+        const at = await parentOf(path);
+        await removing(at, () => filesystem.unlink(caller, at.parent, at.name));
       });
     },
     rmdir(path, reply) {
       complete(reply, async () => {
-        const { parent, name } = await parentOf(path);
-        await filesystem.rmdir(caller, parent, name);
+        const at = await parentOf(path);
+        await removing(at, () => filesystem.rmdir(caller, at.parent, at.name));
       });
     },
     rename(from, to, reply) {
       complete(reply, async () => {
         const flags = { noReplace: false, exchange: false };
-        await filesystem.rename(caller, await parentOf(from), await parentOf(to), flags);
+        const [source, target] = [await parentOf(from), await parentOf(to)];
+        await removing(target, () => filesystem.rename(caller, source, target, flags));
       });
     },
 
@@ -213,7 +227,9 @@ export function libfuseOperations(context: OperationsContext): Operations {
     },
     release(_path, handle, reply) {
       complete(reply, async () => {
-        await filesystem.release(caller, handles.remove(handle).inode);
+        const { inode } = handles.remove(handle);
+        await filesystem.release(caller, inode);
+        filesystem.forget(inode);
       });
     },
 
