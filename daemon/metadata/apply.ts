@@ -12,7 +12,7 @@
 import type { DatabaseSync } from 'node:sqlite';
 import { FsError } from '../protocol/errors.ts';
 import { FILE_BYTES_MAX, type Inode, LINKS_MAX, type Name, type Timestamp } from '../protocol/ids.ts';
-import type { Operation, XattrChange } from '../protocol/operations.ts';
+import type { Operation, OperationOutcome, XattrChange } from '../protocol/operations.ts';
 import { assert, defined, unreachable } from '../runtime/assert.ts';
 import { extentWriter, type Payload, type SmallChunkSink, type Totals } from './apply-extents.ts';
 import type { MetadataReads } from './reads.ts';
@@ -25,15 +25,7 @@ const FIRST_COOKIE = 2;
 /** The counter of inode numbers is written ahead in steps, not with every new file. */
 const INODE_NUMBERS_STEP = 4096;
 
-/** What an operation did, for those who hold caches of it. */
-export interface Outcome {
-  /** The inode that lost a name (unlink, rmdir, rename over it). */
-  readonly removed?: { readonly inode: Inode; readonly orphaned: boolean };
-  /** The inode that moved (rename), or both (exchange). */
-  readonly moved?: readonly Inode[];
-  /** `reclaim`: how many orphans are gone; `drop-chunks`: how many chunks. */
-  readonly count?: number;
-}
+export type Outcome = OperationOutcome;
 
 export interface Apply {
   /** `version` is the operation's place in the log; `payload` the bytes of small chunks that it brings. */

@@ -6,7 +6,8 @@
  * `time` is the moment of the change; it becomes the ctime (and mtime) of what the operation touches.
  */
 
-import type { ChunkHash, Inode, Name, Timestamp } from './ids.ts';
+import type { ClusterSettings, Member } from './cluster.ts';
+import type { ChunkHash, Epoch, Inode, Name, NodeId, Timestamp } from './ids.ts';
 
 /** Part of a file that gets new content: `length` bytes of the chunk from `chunkOffset`. Within one slot. */
 export interface NewExtent {
@@ -107,4 +108,20 @@ export type Operation =
   /** Frees orphans, up to `extentsMax` extents; an orphan with more stays for the next one. */
   | { readonly kind: 'reclaim'; readonly inodes: readonly Inode[]; readonly extentsMax: number }
   /** Deletes chunks with no reference; those that gained one stay. */
-  | { readonly kind: 'drop-chunks'; readonly hashes: readonly ChunkHash[] };
+  | { readonly kind: 'drop-chunks'; readonly hashes: readonly ChunkHash[] }
+  /** The first entry of a leadership. */
+  | { readonly kind: 'lead'; readonly leader: NodeId; readonly epoch: Epoch }
+  /** A new or changed member. */
+  | { readonly kind: 'member'; readonly member: Member }
+  /** Settings of the cluster; a missing key stays. */
+  | { readonly kind: 'settings'; readonly settings: Partial<ClusterSettings> };
+
+/** What an operation did, for those who hold caches of it. The same on every node. */
+export interface OperationOutcome {
+  /** The inode that lost a name (unlink, rmdir, rename over it). */
+  readonly removed?: { readonly inode: Inode; readonly orphaned: boolean };
+  /** The inode that moved (rename), or both (exchange). */
+  readonly moved?: readonly Inode[];
+  /** `reclaim`: how many orphans are gone; `drop-chunks`: how many chunks. */
+  readonly count?: number;
+}

@@ -1,0 +1,183 @@
+/**
+ * What nodes say to each other: each method with its lane, the shape of its request and of its answer. Types only;
+ * `peers` carries them, the rooms answer them.
+ *
+ * A request and an answer are a header (any value that MessagePack can carry) and raw bytes outside of it
+ * (`bytes`, possibly empty), so that entries and chunks are never copied into a header.
+ *
+ * Lanes are connections of their own, so that a heartbeat never waits behind a chunk.
+ */
+
+import type { EncodedEntry, EpochStart, LogPosition, Member, OperationTag, Role } from './cluster.ts';
+import type { ChunkHash, Epoch, Inode, NodeId, Version } from './ids.ts';
+
+/** Raised when a message changes its meaning; a node with another one is refused with a sentence. */
+export const PEER_PROTOCOL_VERSION = 1;
+
+export type Lane = 'control' | 'log' | 'bulk';
+
+/** Sent every HEARTBEAT_INTERVAL_MS to every member; also the answer to one ("now"). */
+export interface Heartbeat {
+  readonly from: NodeId;
+  readonly role: Role;
+  /** Changes with every start of the process. */
+  readonly incarnation: string;
+  /** Whom the sender follows or, when it is itself, that it leads; null: nobody. */
+  readonly leader: NodeId | null;
+  /** Highest epoch that the sender has seen. */
+  readonly epoch: Epoch;
+  readonly last: LogPosition;
+  /** It has the state of the cluster (false: it just joined and has never caught up). */
+  readonly hasState: boolean;
+  readonly inSync: readonly NodeId[];
+  /** Wants no leadership any more (it is shutting down or draining). */
+  readonly leaving: boolean;
+  /** For `warren servers`: release, disk, chunks that should be here and are not. */
+  readonly about: NodeFigures;
+}
+
+export interface NodeFigures {
+  readonly release: string;
+  readonly diskBytes: number;
+  readonly diskFreeBytes: number;
+  readonly lackingChunks: number;
+  readonly lackingBytes: number;
+}
+
+export interface AppendRequest {
+  readonly epoch: Epoch;
+  readonly leader: NodeId;
+  /** The entry before the first of `sizes`; the receiver must have exactly it. */
+  readonly previous: LogPosition;
+  /** Lengths of the bodies, which stand one after the other in the bytes. Empty: a probe. */
+  readonly sizes: readonly number[];
+  /** Entries up to here are on every in-sync node. */
+  readonly committed: Version;
+  /** The answer waits until entries up to here are durable; 0: it does not. */
+  readonly durableTo: Version;
+}
+
+export type AppendAnswer =
+  /** Everything up to `version` is applied and written; up to `durable` it is durable. */
+  | { readonly kind: 'appended'; readonly version: Version; readonly durable: Version }
+  /** The receiver's log does not end with `previous`: where it is, and its leaderships, oldest first. */
+  | { readonly kind: 'mismatch'; readonly last: LogPosition; readonly epochs: readonly EpochStart[] }
+  /** A newer leadership exists. */
+  | { readonly kind: 'stale'; readonly epoch: Epoch };
+
+export interface ForwardRequest {
+  /** The leadership it is meant for; another one refuses it, so that a late message changes nothing. */
+  readonly epoch: Epoch;
+  readonly tag: OperationTag;
+  /** Length of the encoded operation and payload in the bytes (`metadata/entry-codec`). */
+  readonly size: number;
+}
+
+export type ForwardAnswer =
+  | { readonly kind: 'accepted'; readonly version: Version }
+  /** The operation was refused and has changed nothing: errno code and reason. */
+  | { readonly kind: 'refused'; readonly code: string; readonly message: string }
+  | { readonly kind: 'not-leader'; readonly leader: NodeId | null; readonly epoch: Epoch };
+
+export interface LockCall {
+  readonly call: 'get' | 'set' | 'cancel' | 'drop-owner' | 'drop-mount' | 'assert';
+  /** Everything else is between the two lock tables (`filesystem/cluster-locks`). */
+  readonly body: unknown;
+}
+
+export interface PeerMethods {
+  heartbeat: { readonly request: Heartbeat; readonly answer: Heartbeat };
+  append: { readonly request: AppendRequest; readonly answer: AppendAnswer };
+  forward: { readonly request: ForwardRequest; readonly answer: ForwardAnswer };
+  /** Everything up to `version` (or all, when null) is durable on every in-sync node when it answers. */
+  barrier: {
+    readonly request: { readonly epoch: Epoch; readonly version: Version | null };
+    readonly answer: { readonly kind: 'durable' } | { readonly kind: 'not-leader' };
+  };
+  /** The leader hands over in order: the receiver has every entry and leads from now on. */
+  'take-over': {
+    readonly request: { readonly from: NodeId; readonly last: LogPosition };
+    readonly answer: { readonly ok: boolean; readonly reason: string };
+  };
+  /** What became of these operations: versions by tag, null where the log has none of it. */
+  'find-tags': {
+    readonly request: { readonly tags: readonly OperationTag[] };
+    readonly answer: { readonly versions: readonly (Version | null)[]; readonly position: LogPosition };
+  };
+  /** A whole copy of the metadata at one version; then its bytes piece by piece; then its end. */
+  'snapshot-open': {
+    readonly request: Record<string, never>;
+    readonly answer: {
+      readonly id: string;
+      readonly size: number;
+      readonly position: LogPosition;
+      readonly sha256: string;
+    };
+  };
+  'snapshot-read': {
+    readonly request: { readonly id: string; readonly offset: number; readonly length: number };
+    readonly answer: Record<string, never>;
+  };
+  'snapshot-close': { readonly request: { readonly id: string }; readonly answer: Record<string, never> };
+  /** The bytes are the chunk; answered when it is durable. */
+  'chunk-put': { readonly request: { readonly hash: ChunkHash }; readonly answer: { readonly stored: true } };
+  /** The answer's bytes are the chunk, whole; verified by who asks. `size` -1: not here. */
+  'chunk-get': {
+    readonly request: { readonly hash: ChunkHash };
+    readonly answer: { readonly size: number };
+  };
+  /** Which of these the node holds; `verify` reads and checks each. */
+  'chunk-have': {
+    readonly request: { readonly hashes: readonly ChunkHash[]; readonly verify: boolean };
+    readonly answer: { readonly have: readonly boolean[] };
+  };
+  /** Which of these inodes without a name the node has open. */
+  'held-inodes': {
+    readonly request: { readonly inodes: readonly Inode[] };
+    readonly answer: { readonly held: readonly Inode[] };
+  };
+  lock: { readonly request: LockCall; readonly answer: unknown };
+  /** One call of a client's mount on the file system of a storing node (`filesystem/remote`). */
+  'file-call': { readonly request: unknown; readonly answer: unknown };
+  /** A request of the control channel, carried to another node. */
+  control: {
+    readonly request: { readonly method: string; readonly params: unknown };
+    readonly answer:
+      | { readonly result: unknown }
+      | { readonly error: { code: string; message: string; hint: string } };
+  };
+  /** Asks the leader to change a member: role, draining, removal, address. */
+  member: {
+    readonly request: { readonly change: Partial<Member> & { readonly id: NodeId } };
+    readonly answer: { readonly ok: boolean; readonly reason: string };
+  };
+}
+
+export type PeerMethod = keyof PeerMethods;
+export type PeerRequest<M extends PeerMethod> = PeerMethods[M]['request'];
+export type PeerAnswer<M extends PeerMethod> = PeerMethods[M]['answer'];
+
+export const LANES: { readonly [M in PeerMethod]: Lane } = {
+  heartbeat: 'control',
+  'take-over': 'control',
+  control: 'control',
+  member: 'control',
+  append: 'log',
+  forward: 'log',
+  barrier: 'log',
+  'find-tags': 'log',
+  'held-inodes': 'log',
+  lock: 'log',
+  'file-call': 'log',
+  'snapshot-open': 'bulk',
+  'snapshot-read': 'bulk',
+  'snapshot-close': 'bulk',
+  'chunk-put': 'bulk',
+  'chunk-get': 'bulk',
+  'chunk-have': 'bulk',
+};
+
+/** Joins the bodies of entries for an append; `sizes` goes into its header. */
+export function joinEntries(entries: readonly EncodedEntry[]): { sizes: number[]; bytes: Buffer[] } {
+  return { sizes: entries.map(({ body }) => body.length), bytes: entries.map(({ body }) => body) };
+}
