@@ -96,6 +96,8 @@ export interface FileData {
   flushAll(): Promise<void>;
   /** The file's extents changed by another operation. */
   changed(inode: Inode): void;
+  /** Those of any file may have changed. */
+  changedAll(): void;
   dirtyBytes(): number;
   close(): Promise<void>;
 }
@@ -455,6 +457,9 @@ export function fileData(options: FileDataOptions): FileData {
     },
     changed(inode) {
       files.get(inode)?.extents.clear();
+    },
+    changedAll() {
+      for (const file of files.values()) file.extents.clear();
     },
     dirtyBytes: () => bytesInMemory,
     async close() {

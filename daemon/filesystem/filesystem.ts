@@ -22,11 +22,13 @@ import {
   type Name,
   NO_MOUNT,
   ROOT_INODE,
+  SMALL_CHUNK_BYTES_MAX,
   SYMLINK_BYTES_MAX,
   type Timestamp,
 } from '../protocol/ids.ts';
-import type { XattrChange } from '../protocol/operations.ts';
+import type { Operation, XattrChange } from '../protocol/operations.ts';
 import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
+import { changedContent, invalidationsOf } from './applied.ts';
 import type { Context, FileSystemOptions } from './context.ts';
 import { fileData } from './file-data.ts';
 import type {
@@ -38,7 +40,7 @@ import type {
   Invalidation,
   NewNode,
 } from './interface.ts';
-import { lockTable } from './locks.ts';
+import { localLocks } from './locks.ts';
 import { type Maintenance, startMaintenance } from './maintenance.ts';
 import { rangeOperations } from './ranges.ts';
 import { xattrOperations } from './xattrs.ts';
@@ -58,6 +60,10 @@ export interface LocalFileSystem extends FileSystem {
   /** Flushes everything and waits until it is durable. */
   barrier(): Promise<void>;
   readonly maintenance: Maintenance;
+  /** An operation of another node was applied: caches of it are old. */
+  applied(operation: Operation, outcome: Outcome): void;
+  /** The past has changed: nothing that is remembered of extents holds. */
+  rewound(): void;
   readonly statistics: () => { openLocks: number; dirtyBytes: number };
   close(): Promise<void>;
 }
@@ -66,8 +72,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
   const { metadata, chunks, clock } = options;
   const { reads } = metadata;
   const listeners = new Set<(event: Invalidation) => void>();
-  const rangeLocks = lockTable({ detectDeadlock: true });
-  const flocks = lockTable({ detectDeadlock: false });
+  const locks = options.locks ?? localLocks();
   const emit = (event: Invalidation) => {
     for (const listener of listeners) listener(event);
   };
@@ -358,8 +363,11 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       return undefined;
     },
     flush(caller, inode, owner) {
-      rangeLocks.drop(inode, { mount: caller.mount, owner });
-      return data.flush(inode);
+      const flushed = data.flush(inode);
+      const drop = () => locks.drop(inode, { mount: caller.mount, owner });
+      // On other machines the next owner must see what this one wrote.
+      if (flushed === undefined || !locks.shared()) return drop() ?? flushed;
+      return flushed.finally(drop);
     },
     async fsync(inode) {
       await data.flush(inode);
@@ -409,7 +417,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     },
     touchAccess: (_caller, inode) => noteAccess(row(inode)),
     statfs() {
-      const usage = chunks.usage();
+      const usage = options.cluster?.usage() ?? chunks.usage();
       const { inodes } = metadata.status();
       const free = Math.floor(usage.availableBytes / BLOCK_BYTES);
       return {
@@ -423,22 +431,21 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       };
     },
     ...xattrs,
-    getLock(inode, owner, lock) {
-      return rangeLocks.test(inode, owner, lock);
-    },
+    getLock: (inode, owner, lock) => locks.get(inode, owner, lock),
     setLock(caller, inode, owner, lock, { wait, flock }) {
       row(inode);
-      return (flock ? flocks : rangeLocks).set(inode, owner, lock, { wait, signal: caller.signal });
+      const set = () => locks.set(inode, owner, lock, { wait, flock, signal: caller.signal });
+      if (lock.type !== 'unlock' || !locks.shared()) return set();
+      return Promise.resolve(data.flush(inode)).finally(set);
     },
-    releaseFlock: (inode, owner) => flocks.drop(inode, owner),
+    releaseFlock: (inode, owner) => locks.releaseFlock(inode, owner),
     forget: (inode) => maintenance.forgotten(inode),
     onInvalidate(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
     async dropMount(mount) {
-      rangeLocks.dropMount(mount);
-      flocks.dropMount(mount);
+      locks.dropMount(mount);
       for (const inode of data.dropMount(mount)) maintenance.released(inode);
       maintenance.mountDropped();
       await data.flushAll();
@@ -449,7 +456,19 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       await metadata.barrier();
     },
     maintenance,
-    statistics: () => ({ openLocks: rangeLocks.count() + flocks.count(), dirtyBytes: data.dirtyBytes() }),
+    applied(operation, outcome) {
+      const content = changedContent(operation);
+      if (content !== undefined) data.changed(content);
+      if (listeners.size > 0) invalidationsOf(operation, outcome).forEach(emit);
+      if (outcome.removed?.orphaned === true) maintenance.orphaned(outcome.removed.inode, NO_MOUNT);
+      if (operation.kind === 'link') maintenance.named(operation.inode);
+      if (operation.kind !== 'write') return;
+      for (const { offset, chunkBytes } of operation.extents) {
+        if (chunkBytes <= SMALL_CHUNK_BYTES_MAX) maintenance.noteSmallExtents(operation.inode, offset);
+      }
+    },
+    rewound: () => data.changedAll(),
+    statistics: () => ({ openLocks: locks.count(), dirtyBytes: data.dirtyBytes() }),
     async close() {
       await data.close();
       await maintenance.close();

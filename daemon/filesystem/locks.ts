@@ -1,5 +1,6 @@
 /**
- * Advisory locks: fcntl byte ranges and flock, one table each, by inode.
+ * Advisory locks: fcntl byte ranges and flock, one table each, by inode. `localLocks` is all locks of a machine that
+ * is alone; `cluster-locks.ts` puts the tables of several machines together.
  *
  * A range lock belongs to an owner (the kernel's id of the process's file table, within one mount); setting a
  * range replaces what the owner had there, splitting where needed. flock is the range of the whole file with
@@ -37,6 +38,49 @@ interface FileLocks {
   waiting: Waiter[];
 }
 
+/** The locks of all files, as the file system asks for them. */
+export interface Locks {
+  get(inode: Inode, owner: LockOwner, lock: RangeLock): MaybePromise<RangeLock | undefined>;
+  /** Errors: EAGAIN when it would wait and must not, EINTR, EDEADLK; EIO when the leader cannot be asked in time. */
+  set(
+    inode: Inode,
+    owner: LockOwner,
+    lock: RangeLock,
+    options: { wait: boolean; flock: boolean; signal?: AbortSignal | undefined },
+  ): MaybePromise<void>;
+  /** A close: drops the owner's range locks on the file. Cheap when it holds nothing. */
+  drop(inode: Inode, owner: LockOwner): MaybePromise<void>;
+  releaseFlock(inode: Inode, owner: LockOwner): void;
+  dropMount(mount: MountId): void;
+  count(): number;
+  /** Other machines may take the locks: data is written out before one is given back. */
+  shared(): boolean;
+}
+
+export function localLocks(): Locks {
+  const ranges = lockTable({ detectDeadlock: true });
+  const flocks = lockTable({ detectDeadlock: false });
+  return {
+    get: (inode, owner, lock) => ranges.test(inode, owner, lock),
+    set: (inode, owner, lock, { wait, flock, signal }) =>
+      (flock ? flocks : ranges).set(inode, owner, lock, { wait, signal }),
+    drop: (inode, owner) => ranges.drop(inode, owner),
+    releaseFlock: (inode, owner) => flocks.drop(inode, owner),
+    dropMount(mount) {
+      ranges.dropMount(mount);
+      flocks.dropMount(mount);
+    },
+    count: () => ranges.count() + flocks.count(),
+    shared: () => false,
+  };
+}
+
+/** A held lock with everything that another table needs to take it over. */
+export interface HeldSpan extends RangeLock {
+  readonly inode: Inode;
+  readonly owner: LockOwner;
+}
+
 export interface LockTable {
   test(inode: Inode, owner: LockOwner, lock: RangeLock): RangeLock | undefined;
   set(
@@ -47,7 +91,12 @@ export interface LockTable {
   ): MaybePromise<void>;
   /** Drops everything that the owner holds on the file. Cheap when it holds nothing. */
   drop(inode: Inode, owner: LockOwner): void;
+  /** Ends every lock and every wait of the mounts that `belongs` names. */
+  dropMounts(belongs: (mount: MountId) => boolean): void;
   dropMount(mount: MountId): void;
+  holds(inode: Inode, owner: LockOwner): boolean;
+  /** Held locks of the mounts that `belongs` names. */
+  held(belongs: (mount: MountId) => boolean): HeldSpan[];
   count(): number;
 }
 
@@ -110,6 +159,17 @@ export function lockTable(options: { detectDeadlock: boolean }): LockTable {
     return false;
   }
 
+  function dropMounts(belongs: (mount: MountId) => boolean): void {
+    for (const [inode, file] of files) {
+      for (const waiter of file.waiting.filter((other) => belongs(other.mount))) {
+        leave(file, waiter);
+        waiter.reject(new FsError('EINTR'));
+      }
+      file.held = file.held.filter((held) => !belongs(held.mount));
+      wake(inode, file);
+    }
+  }
+
   return {
     test(inode, owner, lock) {
       const file = files.get(inode);
@@ -159,15 +219,17 @@ export function lockTable(options: { detectDeadlock: boolean }): LockTable {
       file.held = file.held.filter((held) => held.owner !== owner);
       wake(inode, file);
     },
-    dropMount(mount) {
+    dropMounts,
+    dropMount: (mount) => dropMounts((other) => other === mount),
+    holds: (inode, owner) => files.get(inode)?.held.some((held) => held.owner === keyOf(owner)) === true,
+    held(belongs) {
+      const spans: HeldSpan[] = [];
       for (const [inode, file] of files) {
-        for (const waiter of file.waiting.filter((other) => other.mount === mount)) {
-          leave(file, waiter);
-          waiter.reject(new FsError('EINTR'));
+        for (const { owner, mount, start, end, type, pid } of file.held) {
+          if (belongs(mount)) spans.push({ inode, owner: ownerOf(owner), start, end, type, pid });
         }
-        file.held = file.held.filter((held) => held.mount !== mount);
-        wake(inode, file);
       }
+      return spans;
     },
     count: () => [...files.values()].reduce((sum, file) => sum + file.held.length, 0),
   };
@@ -175,4 +237,9 @@ export function lockTable(options: { detectDeadlock: boolean }): LockTable {
 
 function keyOf(owner: LockOwner): string {
   return `${owner.mount}:${owner.owner}`;
+}
+
+function ownerOf(key: string): LockOwner {
+  const [mount = '0', owner = '0'] = key.split(':');
+  return { mount: Number(mount) as MountId, owner: BigInt(owner) };
 }

@@ -8,6 +8,9 @@
  * - fold: a slot with many small extents becomes one chunk, when the file has been quiet for a moment.
  *
  * One at a time is an invariant: settle and collect work on the same rows of `small.db`.
+ *
+ * Of several nodes each settles for itself; what changes the metadata is the leader's. It frees an inode without a
+ * name only when no node has it open.
  */
 
 import * as crypto from 'node:crypto';
@@ -37,6 +40,9 @@ const FOLD_EXTENTS_QUIET = 64;
 const FOLD_EXTENTS_BUSY = 768;
 const FOLD_QUIET_MS = 2000;
 const FOLD_CANDIDATES_MAX = 10_000;
+/** Inodes that another node holds open are asked for again after this long. */
+const HELD_ELSEWHERE_RETRY_MS = 2000;
+const ORPHANS_MAX = 1_000_000;
 
 export interface MaintenanceStatus {
   readonly orphans: number;
@@ -54,6 +60,10 @@ export interface Maintenance {
   released(inode: Inode): void;
   mountDropped(): void;
   noteSmallExtents(inode: Inode, offset: number): void;
+  /** This node leads from now on: what other nodes left is its work. */
+  leads(): void;
+  /** Which of these this node still uses, with a name or without. */
+  heldOf(inodes: readonly Inode[]): Inode[];
   /** Does everything there is to do now (tests, clean shutdown). */
   drain(): Promise<void>;
   status(): MaintenanceStatus;
@@ -73,7 +83,9 @@ export function startMaintenance(context: Context): Maintenance {
   const log = context.log.room('maintenance');
   /** Orphans of this life that may still be in use; those of an earlier one are free at once. */
   const held = new Set<Inode>();
-  let reclaimable: Inode[] = metadata.reads.orphans(1_000_000);
+  let reclaimable: Inode[] = metadata.reads.orphans(ORPHANS_MAX);
+  let heldElsewhere: Inode[] = [];
+  let heldElsewhereSinceMs = 0;
   const candidates = new Map<string, FoldCandidate>();
   let unreferencedBefore = new Set<ChunkHash>();
   let lastCollectMs = 0;
@@ -90,12 +102,18 @@ export function startMaintenance(context: Context): Maintenance {
 
   function hasWork(): boolean {
     if (metadata.status().readOnly !== undefined) return false;
+    if (settleIsDue()) return true;
+    if (!isLeader()) return false;
     return (
-      settleIsDue() ||
       reclaimable.length > 0 ||
+      heldElsewhere.length > 0 ||
       candidates.size > 0 ||
       clock.monotonicMs() - lastCollectMs >= COLLECT_INTERVAL_MS
     );
+  }
+
+  function isLeader(): boolean {
+    return context.cluster === undefined || context.cluster.leads();
   }
 
   function settleIsDue(): boolean {
@@ -108,9 +126,11 @@ export function startMaintenance(context: Context): Maintenance {
     running ??= (async () => {
       try {
         if (settleIsDue()) await settle();
-        await reclaim();
-        await collect(false);
-        await fold();
+        if (isLeader()) {
+          await reclaim();
+          await collect(false);
+          await fold();
+        }
         lastError = undefined;
       } catch (error) {
         const text = describeError(error);
@@ -134,9 +154,14 @@ export function startMaintenance(context: Context): Maintenance {
   }
 
   async function reclaim(): Promise<void> {
+    if (heldElsewhere.length > 0 && clock.monotonicMs() - heldElsewhereSinceMs >= HELD_ELSEWHERE_RETRY_MS) {
+      reclaimable.push(...heldElsewhere);
+      heldElsewhere = [];
+    }
     while (reclaimable.length > 0) {
-      const inodes = reclaimable.slice(0, RECLAIM_INODES_MAX).filter((inode) => !data.isOpen(inode));
+      const closed = reclaimable.slice(0, RECLAIM_INODES_MAX).filter((inode) => !data.isOpen(inode));
       reclaimable = reclaimable.slice(RECLAIM_INODES_MAX);
+      const inodes = await notHeldElsewhere(closed);
       if (inodes.length === 0) continue;
       const outcome = await metadata.propose({ kind: 'reclaim', inodes, extentsMax: RECLAIM_EXTENTS_MAX });
       // What was not freed has more extents than one operation removes, or a name again.
@@ -145,6 +170,15 @@ export function startMaintenance(context: Context): Maintenance {
       }
       await new Promise(setImmediate);
     }
+  }
+
+  async function notHeldElsewhere(inodes: readonly Inode[]): Promise<readonly Inode[]> {
+    if (context.cluster === undefined || inodes.length === 0) return inodes;
+    const elsewhere = await context.cluster.heldElsewhere(inodes);
+    if (elsewhere.size === 0) return inodes;
+    heldElsewhere.push(...elsewhere);
+    heldElsewhereSinceMs = clock.monotonicMs();
+    return inodes.filter((inode) => !elsewhere.has(inode));
   }
 
   async function collect(everything: boolean): Promise<void> {
@@ -258,14 +292,14 @@ export function startMaintenance(context: Context): Maintenance {
 
   return {
     orphaned(inode, mount) {
-      if (mount === NO_MOUNT && !data.isOpen(inode)) reclaimable.push(inode);
-      else held.add(inode);
+      if (mount !== NO_MOUNT || data.isOpen(inode)) held.add(inode);
+      else if (isLeader()) reclaimable.push(inode);
     },
     named: (inode) => held.delete(inode),
     forgotten(inode) {
       if (held.size === 0 || !held.has(inode) || data.isOpen(inode)) return;
       held.delete(inode);
-      reclaimable.push(inode);
+      if (isLeader()) reclaimable.push(inode);
     },
     released() {
       // The kernel forgets an inode without a name right after its last close; that frees it.
@@ -274,10 +308,11 @@ export function startMaintenance(context: Context): Maintenance {
       for (const inode of held) {
         if (data.isOpen(inode)) continue;
         held.delete(inode);
-        reclaimable.push(inode);
+        if (isLeader()) reclaimable.push(inode);
       }
     },
     noteSmallExtents(inode, offset) {
+      if (!isLeader()) return;
       const slot = Math.floor(offset / CHUNK_BYTES_MAX);
       const key = `${inode}:${slot}`;
       const candidate = candidates.get(key);
@@ -288,14 +323,21 @@ export function startMaintenance(context: Context): Maintenance {
         candidates.set(key, { inode, slot, lastWriteMs: clock.monotonicMs(), noted: 1 });
       }
     },
+    leads() {
+      candidates.clear();
+      heldElsewhere = [];
+      reclaimable = metadata.reads.orphans(ORPHANS_MAX).filter((inode) => !held.has(inode));
+    },
+    heldOf: (inodes) => inodes.filter((inode) => held.has(inode) || data.isOpen(inode)),
     async drain() {
       await running;
       await settle();
+      if (!isLeader()) return;
       await reclaim();
       await collect(true);
     },
     status: () => ({
-      orphans: held.size + reclaimable.length,
+      orphans: held.size + reclaimable.length + heldElsewhere.length,
       foldCandidates: candidates.size,
       folded,
       collectedChunks,

@@ -9,7 +9,7 @@
  */
 
 import type { EncodedEntry, EpochStart, LogPosition, Member, OperationTag, Role } from './cluster.ts';
-import type { ChunkHash, Epoch, Inode, NodeId, Version } from './ids.ts';
+import type { ChunkHash, Epoch, Inode, MountId, NodeId, Version } from './ids.ts';
 
 /** Raised when a message changes its meaning; a node with another one is refused with a sentence. */
 export const PEER_PROTOCOL_VERSION = 1;
@@ -79,11 +79,37 @@ export type ForwardAnswer =
   | { readonly kind: 'refused'; readonly code: string; readonly message: string }
   | { readonly kind: 'not-leader'; readonly leader: NodeId | null; readonly epoch: Epoch };
 
-export interface LockCall {
-  readonly call: 'get' | 'set' | 'cancel' | 'drop-owner' | 'drop-mount' | 'assert';
-  /** Everything else is between the two lock tables (`filesystem/cluster-locks`). */
-  readonly body: unknown;
+/** Which lock table: fcntl byte ranges or flock. */
+export type LockTableName = 'range' | 'flock';
+
+/** `owner` is the kernel's 64-bit number in decimal; `mount` is unique in the cluster. */
+export interface LockSpan {
+  readonly table: LockTableName;
+  readonly inode: Inode;
+  readonly mount: MountId;
+  readonly owner: string;
+  readonly start: number;
+  readonly end: number;
+  readonly type: 'read' | 'write' | 'unlock';
+  readonly pid: number;
 }
+
+/** What a node asks the leader, which keeps the lock tables of the cluster. */
+export type LockCall =
+  | { readonly call: 'get'; readonly span: LockSpan }
+  /** With `wait` the answer comes when the lock is there. `id` names the call for a `cancel`. */
+  | { readonly call: 'set'; readonly span: LockSpan; readonly wait: boolean; readonly id: number }
+  | { readonly call: 'cancel'; readonly id: number }
+  /** All that the node holds: replaces what the leader knew of it. */
+  | { readonly call: 'assert'; readonly spans: readonly LockSpan[] };
+
+export type LockAnswer =
+  | { readonly kind: 'done' }
+  | { readonly kind: 'conflict'; readonly span: LockSpan | null }
+  | { readonly kind: 'refused'; readonly code: 'EAGAIN' | 'EDEADLK' | 'EINTR' }
+  | { readonly kind: 'not-leader' }
+  /** The leader does not know what the node holds: assert first, then ask again. */
+  | { readonly kind: 'assert-first' };
 
 export interface PeerMethods {
   heartbeat: { readonly request: Heartbeat; readonly answer: Heartbeat };
@@ -136,7 +162,7 @@ export interface PeerMethods {
     readonly request: { readonly inodes: readonly Inode[] };
     readonly answer: { readonly held: readonly Inode[] };
   };
-  lock: { readonly request: LockCall; readonly answer: unknown };
+  lock: { readonly request: LockCall; readonly answer: LockAnswer };
   /** One call of a client's mount on the file system of a storing node (`filesystem/remote`). */
   'file-call': { readonly request: unknown; readonly answer: unknown };
   /** A request of the control channel, carried to another node. */
