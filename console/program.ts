@@ -8,10 +8,11 @@
 import { Command, CommanderError } from 'commander';
 import { WarrenError } from '../daemon/protocol/errors.ts';
 import { EXIT, RELEASE } from '../daemon/protocol/release.ts';
+import { addClusterCommands } from './commands/cluster.ts';
 import { addCompletionCommand } from './commands/completion.ts';
 import { addConfigCommand } from './commands/config.ts';
 import { addFsckCommand } from './commands/fsck.ts';
-import { addInitCommand } from './commands/init.ts';
+import { addInitCommands } from './commands/init.ts';
 import { addMountCommands } from './commands/mount.ts';
 import { addStatusCommand } from './commands/status.ts';
 import { addVersionCommand } from './commands/version.ts';
@@ -78,8 +79,9 @@ export function buildProgram(finish: (code: ExitCode) => void): Command {
       finish(await run({ options, output }, ...(args.slice(0, -1) as never)));
     };
   };
-  addInitCommand(program, act);
+  addInitCommands(program, act);
   addStatusCommand(program, act);
+  addClusterCommands(program, act);
   addMountCommands(program, act);
   addFsckCommand(program, act);
   addConfigCommand(program, act);

@@ -3,10 +3,7 @@
  * data is checked by `warrend fsck`, a process of its own, because the console does not contain the daemon.
  */
 
-import { spawn } from 'node:child_process';
-import { constants } from 'node:os';
 import { resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import type { Progress } from '../../daemon/protocol/control-api.ts';
 import { WarrenError } from '../../daemon/protocol/errors.ts';
@@ -17,6 +14,7 @@ import { formatCount } from '../../daemon/protocol/units.ts';
 import { type ControlClient, connectControl } from '../control-client.ts';
 import { locateConfig, locateSocket } from '../locate.ts';
 import type { ExitCode, Output } from '../output.ts';
+import { runWarrend } from '../run-warrend.ts';
 import type { Act, CommandContext } from '../command-context.ts';
 
 interface FsckOptions {
@@ -96,7 +94,6 @@ async function checkRunning(client: ControlClient, output: Output, data: boolean
   }
 }
 
-/** Hands terminal and exit code through. $WARREND names a warrend that lies elsewhere. */
 async function checkStopped(context: CommandContext, options: FsckOptions): Promise<ExitCode> {
   const source =
     options.directory === undefined
@@ -106,33 +103,7 @@ async function checkStopped(context: CommandContext, options: FsckOptions): Prom
   if (options.repair === true) args.push('--repair');
   if (options.data === true) args.push('--data');
   if (context.output.json) args.push('--json');
-  const ending = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
-  const main = fileURLToPath(new URL(`../../daemon/main${ending}`, import.meta.url));
-  const named = process.env['WARREND'];
-  const [program, ...programArgs] = named === undefined || named === '' ? [process.execPath, main] : [named];
-  const child = spawn(program ?? process.execPath, [...programArgs, ...args], { stdio: 'inherit' });
-  // The terminal sends Ctrl+C to both; the child decides, and its exit code is ours.
-  const ignore = (): void => {};
-  process.on('SIGINT', ignore);
-  try {
-    return await new Promise<ExitCode>((resolve, reject) => {
-      child.once('error', (error) => reject(startError(program ?? '', error)));
-      child.once('exit', (code, signal) => {
-        resolve((signal === null ? (code ?? EXIT.failed) : 128 + constants.signals[signal]) as ExitCode);
-      });
-    });
-  } finally {
-    process.off('SIGINT', ignore);
-  }
-}
-
-function startError(program: string, error: Error): WarrenError {
-  return new WarrenError({
-    code: 'WARREND_NOT_FOUND',
-    message: `${program} could not be started: ${error.message}.`,
-    hint: 'install the whole release, or name the program in $WARREND',
-    cause: error,
-  });
+  return runWarrend(args, {});
 }
 
 function progressLine(progress: Progress): string {

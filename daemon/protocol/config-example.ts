@@ -54,6 +54,7 @@ export function configValues(config: Config): Record<ConfigKeyName, Value> {
     'node.id': config.node.id,
     'node.role': config.node.role,
     'node.bind': config.node.bind,
+    'node.advertise': config.node.advertise,
     'node.data_dir': config.node.dataDirectory,
     'cluster.name': config.cluster.name,
     'cluster.election': config.cluster.election,

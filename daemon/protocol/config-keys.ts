@@ -59,8 +59,7 @@ const chunkSizeSchema = z.union([z.number(), z.string()]).transform((size, conte
 
 export const CONFIG_SECTIONS: Readonly<Record<string, string>> = {
   node: 'This machine.',
-  cluster:
-    'The machines that belong together. This release runs on one machine: the keys are read, not used.',
+  cluster: 'The machines that belong together, and how they find each other.',
   replication: 'How data is cut into chunks and how many copies there are.',
   mount: 'Where people see the files.',
   control: 'How the command line reaches the daemon.',
@@ -88,9 +87,18 @@ export const CONFIG_KEYS = [
     key: 'node.bind',
     type: 'an address and port, as "0.0.0.0:9500" or "[::]:9500"',
     default: '0.0.0.0:9500',
-    meaning: 'Where other nodes reach this one. Nothing listens there in this release.',
+    meaning: 'Where this node listens for the others: mutual TLS, nothing else is answered.',
     change: 'restart',
     schema: addressSchema,
+  },
+  {
+    key: 'node.advertise',
+    type: 'an address and port, as "10.0.0.1:9500", or "auto"',
+    default: 'auto',
+    meaning:
+      'Where the others reach this node. auto: the address of `bind`, or the first one of this machine.',
+    change: 'restart',
+    schema: z.string().refine((text) => text === 'auto' || isHostAndPort(text)),
   },
   {
     key: 'node.data_dir',
@@ -138,7 +146,7 @@ export const CONFIG_KEYS = [
     key: 'replication.mode',
     type: 'one of "shared", "replicated"',
     default: 'replicated',
-    meaning: 'shared: data stays on the leader. replicated: `factor` copies of each chunk.',
+    meaning: 'Of a new cluster. shared: data stays on the leader. replicated: `factor` copies of each chunk.',
     change: 'restart',
     schema: z.enum(['shared', 'replicated']),
   },
@@ -146,7 +154,8 @@ export const CONFIG_KEYS = [
     key: 'replication.factor',
     type: `a whole number from 1 to ${FACTOR_MAX}`,
     default: 3,
-    meaning: 'Copies of each chunk, as far as there are nodes: one machine holds one copy.',
+    meaning:
+      'Of a new cluster: copies of each chunk, as far as there are nodes. Later: `warren replication set`.',
     change: 'restart',
     schema: z.number().int().min(1).max(FACTOR_MAX),
   },

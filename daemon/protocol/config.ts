@@ -30,6 +30,8 @@ export interface Config {
     readonly id: NodeId;
     readonly role: 'auto' | 'leader' | 'follower' | 'client';
     readonly bind: string;
+    /** `host:port`, or `auto`. */
+    readonly advertise: string;
     readonly dataDirectory: string;
   };
   readonly cluster: {
@@ -202,6 +204,7 @@ function toConfig(values: ReadonlyMap<string, unknown>): Config {
       id: get('node.id') as NodeId,
       role: get('node.role'),
       bind: get('node.bind'),
+      advertise: get('node.advertise'),
       dataDirectory: get('node.data_dir'),
     },
     cluster: {

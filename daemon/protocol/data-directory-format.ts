@@ -26,6 +26,7 @@ const formatSchema = z.object({
   nodeId: z.string(),
   clusterId: z.string(),
   created: z.string(),
+  origin: z.enum(['made', 'joining', 'joined']).default('made'),
 });
 
 export interface DataDirectoryFormat {
@@ -36,6 +37,8 @@ export interface DataDirectoryFormat {
   readonly clusterId: string;
   /** ISO 8601. */
   readonly created: string;
+  /** `made`: the first node of its cluster. `joining`: never admitted yet, and must not start. */
+  readonly origin: 'made' | 'joining' | 'joined';
 }
 
 /**
@@ -45,7 +48,7 @@ export interface DataDirectoryFormat {
  */
 export function createDataDirectory(
   directory: string,
-  options: { nodeId: NodeId; files?: Readonly<Record<string, string>> },
+  options: { nodeId: NodeId; joins?: boolean; files?: Readonly<Record<string, string>> },
 ): DataDirectoryFormat {
   return withDirectoryErrors(directory, 'made', () => {
     const isNew = makeDirectories(directory, DATA_DIRECTORY_MODE);
@@ -75,13 +78,27 @@ export function createDataDirectory(
       nodeId: options.nodeId,
       clusterId: randomUUID(),
       created: new Date().toISOString(),
+      origin: options.joins === true ? 'joining' : 'made',
     };
     for (const [name, text] of Object.entries(files)) {
       if (!present.includes(name)) writeDurably(join(directory, name), text);
     }
-    writeDurably(join(directory, FORMAT_FILE), `${JSON.stringify(format, null, 2)}\n`);
+    writeFormat(directory, format);
     return format;
   });
+}
+
+/** The cluster has admitted the node of `directory`; its identity lies there already. */
+export function markJoined(directory: string, clusterId: string): void {
+  const format = readDataDirectoryFormat(directory);
+  if (format === undefined) throw new Error(`${directory} is no data directory`);
+  withDirectoryErrors(directory, 'changed', () =>
+    writeFormat(directory, { ...format, clusterId, origin: 'joined' }),
+  );
+}
+
+function writeFormat(directory: string, format: DataDirectoryFormat): void {
+  writeDurably(join(directory, FORMAT_FILE), `${JSON.stringify(format, null, 2)}\n`);
 }
 
 /** The marker, or undefined when there is no directory or no marker. Errors: as `createDataDirectory`, and

@@ -9,6 +9,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
+import type { Role } from './cluster.ts';
 import { type Config, loadConfig } from './config.ts';
 import { exampleConfig } from './config-example.ts';
 import { nodeIdSchema } from './config-keys.ts';
@@ -30,22 +31,36 @@ export interface InitialisedNode {
   readonly configFile: string;
 }
 
+export interface NodeChoices {
+  readonly directory: string;
+  readonly id?: string;
+  readonly socket?: string;
+  readonly mount?: string;
+  readonly bind?: string;
+  readonly advertise?: string;
+  readonly role?: Role;
+  readonly discovery?: string;
+  readonly peers?: readonly string[];
+}
+
 /** Errors: NODE_ID_INVALID, and those of `createDataDirectory`; an existing node is never changed. */
-export function initialiseNode(options: {
-  directory: string;
-  id?: string;
-  socket?: string;
-}): InitialisedNode {
+export function initialiseNode(options: NodeChoices & { readonly joins?: boolean }): InitialisedNode {
   const directory = resolve(options.directory);
   const nodeId = options.id === undefined ? defaultNodeId() : checkedNodeId(options.id);
   const format = createDataDirectory(directory, {
     nodeId,
+    joins: options.joins === true,
     files: {
       [CONFIG_FILE]: exampleConfig({
         'node.id': nodeId,
         'node.data_dir': directory,
-        'mount.path': '/mnt/warren',
+        'mount.path': options.mount === undefined ? '/mnt/warren' : resolve(options.mount),
         ...(options.socket === undefined ? {} : { 'control.socket': resolve(options.socket) }),
+        ...(options.bind === undefined ? {} : { 'node.bind': options.bind }),
+        ...(options.advertise === undefined ? {} : { 'node.advertise': options.advertise }),
+        ...(options.role === undefined ? {} : { 'node.role': options.role }),
+        ...(options.discovery === undefined ? {} : { 'cluster.discovery': options.discovery }),
+        ...(options.peers === undefined ? {} : { 'cluster.peers': options.peers }),
       }),
     },
   });
@@ -73,6 +88,9 @@ export function prepareHere(directory: string): { config: Config; configFile: st
       // fusermount grants it to ordinary users only where /etc/fuse.conf says so.
       'mount.allow_other': process.getuid?.() === 0,
       'control.socket': join(root, 'control.sock'),
+      // A file system to try: nobody else on the network needs to know of it.
+      'node.bind': '127.0.0.1:9500',
+      'cluster.discovery': 'none',
     };
     withDirectoryErrors(root, 'made', () => writeDurably(configFile, exampleConfig(values), 0o644));
   }
