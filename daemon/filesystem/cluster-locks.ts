@@ -93,10 +93,8 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
       for (const table of Object.values(tables)) table.dropMounts((mount) => !isOwn(mount));
       endGrace();
     }
-    if (leader.kind === 'other' && held().length > 0) {
-      // Not before it is asked for: the next call would do it. But others wait for us to tell.
-      assertTo(leader).catch(() => {});
-    }
+    // Also when there is nothing to tell: the others' locks wait for every node's word.
+    if (leader.kind === 'other') assertTo(leader).catch(() => {});
   }
 
   function beginTerm(next: number): void {
