@@ -25,7 +25,7 @@ function problems(text: string, hostName = 'alpha'): readonly ConfigProblem[] {
 
 test('an empty file gives the defaults of the design', () => {
   assert.deepEqual(valid(''), {
-    node: { id: 'alpha', role: 'auto', bind: '0.0.0.0:9500', dataDirectory: '/var/lib/warren' },
+    node: { id: 'alpha', role: 'auto', bind: '0.0.0.0:9500', advertise: 'auto', dataDirectory: '/var/lib/warren' },
     cluster: { name: 'warren', election: 'lowest-id', discovery: 'udp://239.255.0.1:9501', peers: [] },
     replication: { mode: 'replicated', factor: 3, chunkBytes: 4_194_304 },
     mount: { path: '/mnt/warren', allowOther: true, driver: 'auto', timeoutMs: 30_000 },
@@ -39,6 +39,7 @@ const SAMPLES: Record<ConfigKeyName, { good: [toml: string, shown?: unknown][]; 
   'node.id': { good: [['"b-2.lan"', 'b-2.lan']], bad: ['""', '"-a"', '"a/b"', '5', `"${'x'.repeat(64)}"`] },
   'node.role': { good: [['"client"', 'client']], bad: ['"master"', 'true'] },
   'node.bind': { good: [['"[::]:1"', '[::]:1']], bad: ['"0.0.0.0"', '"a:0"', '"a:65536"', '9500'] },
+  'node.advertise': { good: [['"10.0.0.1:1"', '10.0.0.1:1']], bad: ['"10.0.0.1"', '9500'] },
   'node.data_dir': { good: [['"/a/b/"', '/a/b']], bad: ['"a/b"', '""', '"/a\\u0000b"'] },
   'cluster.name': { good: [['"home lab"', 'home lab']], bad: ['""', '" a"'] },
   'cluster.election': { good: [['"etcd"', 'etcd']], bad: ['"raft"'] },

@@ -1,0 +1,47 @@
+/**
+ * `npm run cluster -- --nodes 3`: a whole cluster on this machine, to play with and to develop against. Its data are
+ * kept in `./.warren-cluster`; Ctrl+C stops all nodes, the next start finds them again.
+ */
+
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { startCluster } from '../support/cluster.ts';
+
+const NODES_MAX = 8;
+
+const { values } = parseArgs({
+  options: {
+    nodes: { type: 'string', default: '3' },
+    directory: { type: 'string', default: '.warren-cluster' },
+    quiet: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+const count = Number(values.nodes);
+if (values.help || !Number.isInteger(count) || count < 1 || count > NODES_MAX) {
+  process.stderr.write('usage: npm run cluster -- [--nodes 1-8] [--directory DIR] [--quiet]\n');
+  process.exit(values.help ? 0 : 2);
+}
+const directory = resolve(values.directory);
+if (existsSync(directory)) {
+  process.stderr.write(
+    `${directory} holds an earlier cluster: remove it, or name another with --directory.\n`,
+  );
+  process.exit(1);
+}
+const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
+process.on('SIGINT', ask);
+process.on('SIGTERM', ask);
+await using cluster = await startCluster({
+  nodes: count,
+  directory,
+  ...(values.quiet
+    ? {}
+    : { onLog: (node, text) => void process.stderr.write(text.replaceAll(/^(?=.)/gm, `${node.padEnd(8)}`)) }),
+});
+for (const node of cluster.nodes) {
+  process.stdout.write(`${node.id.padEnd(8)} ${node.mount}   warren --socket ${node.socket} servers\n`);
+}
+process.stdout.write('Press Ctrl+C to stop the cluster.\n');
+await asked;
