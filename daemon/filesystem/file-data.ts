@@ -96,8 +96,8 @@ export interface FileData {
   flushAll(): Promise<void>;
   /** The file's extents changed by another operation. */
   changed(inode: Inode): void;
-  /** Those of any file may have changed. */
-  changedAll(): void;
+  /** Those of any file may have changed. Answers the files that are open. */
+  changedAll(): Inode[];
   dirtyBytes(): number;
   close(): Promise<void>;
 }
@@ -460,6 +460,7 @@ export function fileData(options: FileDataOptions): FileData {
     },
     changedAll() {
       for (const file of files.values()) file.extents.clear();
+      return [...files.keys()];
     },
     dirtyBytes: () => bytesInMemory,
     async close() {

@@ -40,6 +40,7 @@ import type {
   Invalidation,
   NewNode,
 } from './interface.ts';
+import { keptCaches } from './kept-caches.ts';
 import { localLocks } from './locks.ts';
 import { type Maintenance, startMaintenance } from './maintenance.ts';
 import { rangeOperations } from './ranges.ts';
@@ -73,6 +74,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
   const { reads } = metadata;
   const listeners = new Set<(event: Invalidation) => void>();
   const locks = options.locks ?? localLocks();
+  const kept = keptCaches();
   const emit = (event: Invalidation) => {
     for (const listener of listeners) listener(event);
   };
@@ -344,7 +346,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       const found = row(inode);
       if (!flags.truncate) {
         data.open(inode, caller.mount);
-        return { keepCache: true };
+        return { keepCache: kept.mayKeep(inode) };
       }
       const killPrivileges = flags.killPrivileges === true;
       return setattr(caller, inode, { size: 0, ...(killPrivileges ? { killPrivileges } : {}) }).then(() => {
@@ -467,7 +469,14 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
         if (chunkBytes <= SMALL_CHUNK_BYTES_MAX) maintenance.noteSmallExtents(operation.inode, offset);
       }
     },
-    rewound: () => data.changedAll(),
+    rewound() {
+      kept.dropAll();
+      emit({ kind: 'everything', mount: NO_MOUNT });
+      for (const inode of data.changedAll()) {
+        emit({ kind: 'data', inode, offset: 0, length: 0, mount: NO_MOUNT });
+        emit({ kind: 'attributes', inode, mount: NO_MOUNT });
+      }
+    },
     statistics: () => ({ openLocks: locks.count(), dirtyBytes: data.dirtyBytes() }),
     async close() {
       await data.close();

@@ -138,7 +138,9 @@ export type Invalidation =
       readonly length: number;
       readonly mount: MountId;
     }
-  | { readonly kind: 'entry'; readonly parent: Inode; readonly name: Name; readonly mount: MountId };
+  | { readonly kind: 'entry'; readonly parent: Inode; readonly name: Name; readonly mount: MountId }
+  /** Every name, and nothing that is cached of a file may be kept at its next open. */
+  | { readonly kind: 'everything'; readonly mount: MountId };
 
 export interface FileSystem {
   /** The child's attributes, or undefined when there is none (no error: it is the common answer). */

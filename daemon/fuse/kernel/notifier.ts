@@ -74,8 +74,14 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
 
   const unsubscribe = session.filesystem.onInvalidate((event) => {
     if (stopped || event.mount === session.mount) return;
-    enqueue(queue, event);
-    if (queue.size > QUEUE_MAX) overflow();
+    if (event.kind === 'everything') {
+      queue.clear();
+      if (kernelMinor() >= EPOCH_KERNEL_MINOR) queue.set('epoch', message(NOTIFY.INC_EPOCH, 0));
+    } else {
+      if (!session.known.has(event.kind === 'entry' ? event.parent : event.inode)) return;
+      enqueue(queue, event);
+      if (queue.size > QUEUE_MAX) overflow();
+    }
     // One message for all changes of this turn of the event loop.
     if (!sending) queueMicrotask(pump);
   });
@@ -101,7 +107,7 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
   };
 }
 
-function enqueue(queue: Map<string, Uint8Array>, event: Invalidation): void {
+function enqueue(queue: Map<string, Uint8Array>, event: Exclude<Invalidation, { kind: 'everything' }>): void {
   switch (event.kind) {
     case 'attributes':
       queue.set(`attributes ${event.inode}`, inodeMessage(event.inode, -1, 0));

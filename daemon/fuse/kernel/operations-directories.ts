@@ -101,7 +101,7 @@ function replyPlus(
     const at = OUT_HEADER_WORDS + used / 4;
     // Without attributes the kernel takes the entry as a plain name (node id 0).
     if (attributes === undefined) buffer.words.fill(0, at, at + ENTRY_WORDS);
-    else putEntry(buffer.words, at, attributes);
+    else putEntry(session, buffer.words, at, attributes);
     putDirent(buffer, OUT_HEADER_BYTES + used + ENTRY_BYTES, entry);
     used += ENTRY_BYTES + direntBytes(entry);
   }

@@ -160,7 +160,7 @@ async function openExisting(
 
 function replyCreated(session: Session, request: Request, { attributes, keepCache }: Created): void {
   const { words } = session;
-  putEntry(words, 4, attributes);
+  putEntry(session, words, 4, attributes);
   const open = 4 + ENTRY_WORDS;
   put64(words, open, newHandle(session));
   words[open + 2] = keepCache ? FOPEN_KEEP_CACHE : 0;

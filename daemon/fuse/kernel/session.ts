@@ -10,9 +10,10 @@
 import { writeSync } from 'node:fs';
 import type { Attributes, FileSystem, MaybePromise } from '../../filesystem/interface.ts';
 import { FsError, ERRNO, systemErrorCode } from '../../protocol/errors.ts';
-import type { MountId } from '../../protocol/ids.ts';
+import { type MountId, ROOT_INODE } from '../../protocol/ids.ts';
 import type { Log } from '../../runtime/log.ts';
 import { type BufferPool, createBufferPool } from './buffers.ts';
+import { type KnownInodes, knownInodes } from './known-inodes.ts';
 import { OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Request } from './request.ts';
 
@@ -38,6 +39,8 @@ export interface Session {
   readonly rangeOwners: Map<number, Set<bigint>>;
   lastHandle: number;
   readonly buffers: BufferPool;
+  /** Inodes that the kernel was told of. */
+  readonly known: KnownInodes;
   /** The one small reply under construction: replies are written before anything else runs. */
   readonly words: Uint32Array;
   readonly bytes: Buffer;
@@ -52,12 +55,15 @@ export function createSession(options: {
   descriptor: number;
 }): Session {
   const small = new ArrayBuffer(SMALL_REPLY_BYTES);
+  const known = knownInodes();
+  known.add(ROOT_INODE);
   return {
     ...options,
     pending: new Map(),
     rangeOwners: new Map(),
     lastHandle: 0,
     buffers: createBufferPool(),
+    known,
     words: new Uint32Array(small),
     bytes: Buffer.from(small),
     extendedSetxattr: false,
@@ -174,7 +180,7 @@ function send(
 
 /** `struct fuse_entry_out`:. */
 export function replyEntry(session: Session, request: Request, attributes: Attributes): void {
-  putEntry(session.words, 4, attributes);
+  putEntry(session, session.words, 4, attributes);
   replySmall(session, request, ENTRY_WORDS * 4);
 }
 
@@ -194,8 +200,9 @@ export function replyAttributes(session: Session, request: Request, attributes: 
   replySmall(session, request, 104);
 }
 
-/** Writes an entry at `index`. */
-export function putEntry(words: Uint32Array, index: number, attributes: Attributes): void {
+/** Writes an entry at `index`; the kernel knows its inode from then on. */
+export function putEntry(session: Session, words: Uint32Array, index: number, attributes: Attributes): void {
+  session.known.add(attributes.inode);
   put64(words, index, attributes.inode);
   // The generation is 0 for ever because inode numbers are never reused.
   put64(words, index + 2, 0);
