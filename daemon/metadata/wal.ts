@@ -14,7 +14,7 @@
 import * as fs from 'node:fs';
 import { systemErrorCode } from '../protocol/errors.ts';
 import type { Log } from '../runtime/log.ts';
-import { lastVersion, logReach } from './operation-log.ts';
+import { lastVersion, logReach } from './log-reading.ts';
 
 const HEADER_BYTES = 32;
 const FRAME_HEADER_BYTES = 24;
