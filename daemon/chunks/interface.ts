@@ -10,6 +10,7 @@
  * proposed afterwards, so after a power cut no durable operation names a chunk that is not there.
  */
 
+import { FsError } from '../protocol/errors.ts';
 import type { ChunkHash } from '../protocol/ids.ts';
 
 export type ChunkHealth =
@@ -33,6 +34,24 @@ export interface ChunkUsage {
 export interface StoredChunk {
   readonly home: 'large' | 'small';
   readonly size: number;
+  /** When the file of a large chunk was written, milliseconds since 1970. */
+  readonly writtenMs?: number;
+}
+
+export interface StoreOptions {
+  /** Called when the hash is known, before anything is on the disk. Must not throw. */
+  readonly onHash?: (hash: ChunkHash) => void;
+  /** The hash that the bytes must have; others are refused (FsError EIO) and nothing is written. */
+  readonly expected?: ChunkHash;
+}
+
+/** A large chunk that this disk does not have, or not any more because it was damaged and set aside. */
+export class ChunkLostError extends FsError {
+  readonly loss: 'missing' | 'damaged';
+  constructor(loss: 'missing' | 'damaged', detail: string) {
+    super('EIO', detail);
+    this.loss = loss;
+  }
 }
 
 export interface ChunkStore {
@@ -43,7 +62,9 @@ export interface ChunkStore {
    * already there is compared byte by byte (once, while its file does not change), kept when equal, and set aside and replaced when damaged.
    * Errors: FsError ENOSPC below the free-space reserve, EIO or EROFS from the disk.
    */
-  store(data: Buffer): Promise<ChunkHash>;
+  store(data: Buffer, options?: StoreOptions): Promise<ChunkHash>;
+  /** SHA-256 of up to CHUNK_BYTES_MAX bytes, computed by a thread. `data` must not change until the answer. */
+  hash(data: Buffer): Promise<ChunkHash>;
   /** Ends one pin of `store`. */
   unpin(hash: ChunkHash): void;
   /** Throws FsError ENOSPC when `bytes` more would go below the reserve. Cheap: statfs is cached for a moment. */
@@ -53,7 +74,8 @@ export interface ChunkStore {
   /**
    * Fills `target` with the chunk's bytes from `offset`. Every byte answered was verified: its block
    * against the CRC-32 found when the chunk was stored, or the whole chunk against its hash when there is none.
-   * Errors: FsError EIO when the chunk is missing or damaged (it is set aside in `quarantine/` and reported).
+   * Errors: ChunkLostError (EIO) when the chunk is missing or damaged (it is set aside in `quarantine/` and
+   * reported); FsError EIO when the disk or the question is wrong.
    */
   read(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): Promise<void>;
   /**
@@ -65,6 +87,8 @@ export interface ChunkStore {
 
   /** The bytes of a settled small chunk, or undefined; verified against the hash. Errors: FsError EIO. */
   readSmall(hash: ChunkHash): Uint8Array | undefined;
+  /** For a small chunk that `readSmall` does not have: gets it from elsewhere. Errors: FsError EIO, nobody has it. */
+  fetchSmall(hash: ChunkHash): Promise<Uint8Array>;
   /**
    * Writes small chunks (1 to SMALL_CHUNK_BYTES_MAX bytes) to `small.db`; answers when they are durable. A chunk
    * that is there is left alone, or repaired when its stored bytes differ. The data must
@@ -78,13 +102,24 @@ export interface ChunkStore {
    * they are gone, also when they were not there before.
    */
   remove(hashes: readonly ChunkHash[]): Promise<ChunkHash[]>;
-  /** Reads the whole chunk and compares its hash; does not set it aside. */
-  verify(chunk: { hash: ChunkHash; size: number }): Promise<ChunkHealth>;
+  /** Reads the whole chunk and compares its hash. `setAside`: a damaged file goes to quarantine and is reported. */
+  verify(
+    chunk: { hash: ChunkHash; size: number },
+    options?: { readonly setAside?: boolean },
+  ): Promise<ChunkHealth>;
 
   /** Where a chunk lives and its size in bytes, or undefined; nothing is verified. */
   stat(hash: ChunkHash): Promise<StoredChunk | undefined>;
-  /** Every chunk file, in no order; chunks that come or go meanwhile may be left out. */
-  listLarge(): AsyncIterable<{ hash: ChunkHash; size: number }>;
+  /**
+   * As `stat`, of a chunk that a power cut would leave: makes it durable when that is not known. Waits for a store
+   * of it. Errors: FsError of the disk.
+   */
+  holds(hash: ChunkHash): Promise<StoredChunk | undefined>;
+  /**
+   * Every chunk file, by the first four digits of its hash, from those of `from` on; chunks that come or go
+   * meanwhile may be left out.
+   */
+  listLarge(from?: string): AsyncIterable<{ hash: ChunkHash; size: number }>;
   /** Every row of small.db by hash; chunks may come and go meanwhile. */
   listSmall(): Iterable<{ hash: ChunkHash; size: number }>;
 

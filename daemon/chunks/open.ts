@@ -32,6 +32,8 @@ export interface ChunkStoreOptions {
   readonly clock: Clock;
   /** Called for each chunk found missing or damaged, after its file was set aside. */
   readonly onDamage?: (damage: ChunkDamage) => void;
+  /** A read of a chunk file that is not there is damage. Default: true; false where other nodes may have it. */
+  readonly missingIsDamage?: boolean;
   /** Make what is not there yet. Default: false. */
   readonly create?: boolean;
   /** Move a small.db that cannot be read to quarantine/ and go on with an empty one. Default: false. */
@@ -53,6 +55,7 @@ export async function openChunkStore(options: ChunkStoreOptions): Promise<ChunkS
       log: options.log.room('chunks'),
       clock: options.clock,
       onDamage: options.onDamage ?? (() => undefined),
+      missingIsDamage: options.missingIsDamage ?? true,
     });
   } catch (error) {
     throw asOpenError(error, layout.directory);

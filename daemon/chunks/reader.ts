@@ -21,8 +21,8 @@ import type { WorkerPool } from '../runtime/worker-pool.ts';
 import { openDescriptors, readParts } from './descriptors.ts';
 import type { BlockSums } from './block-sums.ts';
 import { asDiskFailure } from './disk-error.ts';
-import type { BlockChecksums, FileJobs } from './file-jobs.ts';
-import type { ChunkHealth } from './interface.ts';
+import type { BlockChecksums, CheckOutcome, FileJobs } from './file-jobs.ts';
+import { type ChunkHealth, ChunkLostError } from './interface.ts';
 import { BLOCK_BYTES, chunkPath, type Layout } from './layout.ts';
 import { type Chunk, openWholeChunks } from './whole-chunks.ts';
 
@@ -31,12 +31,14 @@ const TABLES_BYTES_MAX = 16 * 1024 * 1024;
 /** What an entry costs beside its checksums: the key, two objects, the map. */
 const TABLE_OVERHEAD_BYTES = 256;
 const SCRATCH_BUFFERS_MAX = 32;
+const MISSING = 'its file is missing';
 
 export interface Reader {
   /** See ChunkStore.read. */
   read(chunk: Chunk, offset: number, target: Buffer): Promise<void>;
   prefetch(chunk: Chunk): Promise<void>;
-  verify(chunk: Chunk): Promise<ChunkHealth>;
+  /** `setAside`: what is damaged is moved to quarantine and reported. */
+  verify(chunk: Chunk, setAside: boolean): Promise<ChunkHealth>;
   /** This process made the chunk durable, or found it so, and knows its checksums. */
   learn(chunk: Chunk, checksums: BlockChecksums): void;
   /** The chunk is known to be durable: this process saw to it. */
@@ -58,9 +60,12 @@ export interface ReaderOptions {
   readonly locks: KeyedLock<ChunkHash>;
   readonly blockSums: BlockSums;
   readonly onDamage: (hash: ChunkHash, reason: string) => void;
+  /** Report chunks that are not here: false where other nodes may have them. */
+  readonly missingIsDamage: boolean;
 }
 
-export function openReader({ layout, threads, locks, blockSums, onDamage }: ReaderOptions): Reader {
+export function openReader(options: ReaderOptions): Reader {
+  const { layout, threads, locks, blockSums, onDamage } = options;
   const tables = openLru<ChunkHash, Table>({ weightMax: TABLES_BYTES_MAX });
   const descriptors = openDescriptors((hash) => chunkPath(layout, hash));
   const wholes = openWholeChunks(load);
@@ -100,20 +105,29 @@ export function openReader({ layout, threads, locks, blockSums, onDamage }: Read
     return threads.run('check', { directory: layout.directory, hash, size, target, setAside });
   }
 
+  /** Checks again where no store can be replacing the file; what is damaged is set aside. */
+  function judge(chunk: Chunk, memory: Buffer): Promise<CheckOutcome> {
+    return locks.run(chunk.hash, async () => {
+      const verdict = await check(chunk, memory, true);
+      if (verdict.kind === 'missing' || (verdict.kind === 'bad' && verdict.setAside)) forget(chunk.hash);
+      return verdict;
+    });
+  }
+
   async function load(chunk: Chunk, memory: Buffer): Promise<void> {
     try {
       let outcome = await check(chunk, memory, false);
       if (outcome.kind !== 'ok') {
-        outcome = await locks.run(chunk.hash, async () => {
-          const verdict = await check(chunk, memory, true);
-          if (verdict.kind === 'missing' || (verdict.kind === 'bad' && verdict.setAside)) forget(chunk.hash);
-          return verdict;
-        });
+        outcome = await judge(chunk, memory);
       }
-      if (outcome.kind !== 'ok') {
-        const reason = outcome.kind === 'missing' ? 'its file is missing' : outcome.reason;
-        onDamage(chunk.hash, reason);
-        throw new FsError('EIO', `chunk ${chunk.hash}: ${reason}`);
+      if (outcome.kind === 'missing') {
+        if (options.missingIsDamage) onDamage(chunk.hash, MISSING);
+        throw new ChunkLostError('missing', `chunk ${chunk.hash}: ${MISSING}`);
+      }
+      if (outcome.kind === 'bad') {
+        onDamage(chunk.hash, outcome.reason);
+        const detail = `chunk ${chunk.hash}: ${outcome.reason}`;
+        throw outcome.setAside ? new ChunkLostError('damaged', detail) : new FsError('EIO', detail);
       }
       const durable = tables.peek(chunk.hash)?.durable ?? false;
       learnTable(chunk, outcome.checksums, durable);
@@ -163,9 +177,13 @@ export function openReader({ layout, threads, locks, blockSums, onDamage }: Read
       if (tableOf(chunk) === undefined) await wholes.prefetch(chunk);
       else descriptors.prepare(chunk.hash);
     },
-    async verify(chunk) {
+    async verify(chunk, setAside) {
       assert(chunk.size <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');
-      const outcome = await wholes.borrow((memory) => check(chunk, memory, false));
+      const outcome = await wholes.borrow(async (memory) => {
+        const first = await check(chunk, memory, false);
+        return setAside && first.kind === 'bad' ? judge(chunk, memory) : first;
+      });
+      if (setAside && outcome.kind === 'bad') onDamage(chunk.hash, outcome.reason);
       return outcome.kind === 'bad' ? { kind: 'bad', reason: outcome.reason } : { kind: outcome.kind };
     },
     learn: (chunk, checksums) => learnTable(chunk, checksums, true),

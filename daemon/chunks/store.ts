@@ -13,10 +13,10 @@
  * is the disk's, and reads find it.
  */
 
-import { rmSync } from 'node:fs';
+import { openSync, rmSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
-import { systemErrorCode } from '../protocol/errors.ts';
+import { FsError, systemErrorCode } from '../protocol/errors.ts';
 import { type ChunkHash, CHUNK_BYTES_MAX } from '../protocol/ids.ts';
 import { assert } from '../runtime/assert.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -28,7 +28,7 @@ import { workerUrl } from '../runtime/worker-url.ts';
 import { openCommitter } from './committer.ts';
 import { asDiskFailure } from './disk-error.ts';
 import type { FileIdentity, FileJobs } from './file-jobs.ts';
-import type { ChunkStore, SmallChunk } from './interface.ts';
+import type { ChunkStore, SmallChunk, StoredChunk, StoreOptions } from './interface.ts';
 import { chunkPath, isChunkHash, type Layout } from './layout.ts';
 import { openReader } from './reader.ts';
 import { openSmallStore } from './small-store.ts';
@@ -54,6 +54,7 @@ export interface StartOptions {
   readonly log: Log;
   readonly clock: Clock;
   readonly onDamage: (damage: { hash: ChunkHash; reason: string }) => void;
+  readonly missingIsDamage: boolean;
 }
 
 /** Starts the threads and answers the store. The caller has checked the layout. */
@@ -92,7 +93,14 @@ export function startChunkStore(options: StartOptions): ChunkStore {
 
   const small = openSmallStore({ database: options.database, path: layout.smallDb, onDamage: damaged });
   const { blockSums } = small;
-  const reader = openReader({ layout, threads: checkers, locks, blockSums, onDamage: damaged });
+  const reader = openReader({
+    layout,
+    threads: checkers,
+    locks,
+    blockSums,
+    onDamage: damaged,
+    missingIsDamage: options.missingIsDamage,
+  });
   const committer = openCommitter({
     directory,
     threads: syncers,
@@ -133,7 +141,7 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     else pins.set(hash, count - 1);
   }
 
-  async function store(data: Buffer): Promise<ChunkHash> {
+  async function store(data: Buffer, { onHash, expected }: StoreOptions): Promise<ChunkHash> {
     assert(data.length <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');
     assert(
       bytesInFlight + data.length <= STORE_BYTES_IN_FLIGHT_MAX,
@@ -145,6 +153,9 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     try {
       const shared = copy?.subarray(0, data.length) ?? data;
       const hash = await writers.run('hash', { data: shared });
+      onHash?.(hash);
+      if (expected !== undefined && hash !== expected)
+        throw new FsError('EIO', `the bytes that came for chunk ${expected} do not have its hash`);
       pin(hash);
       try {
         await locks.run(hash, () => makeDurable(hash, shared));
@@ -163,6 +174,16 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     const copy = copies.pop() ?? Buffer.from(new SharedArrayBuffer(CHUNK_BYTES_MAX));
     data.copy(copy);
     return copy;
+  }
+
+  async function hashOnly(data: Buffer): Promise<ChunkHash> {
+    assert(data.length <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');
+    const copy = data.buffer instanceof SharedArrayBuffer ? undefined : copyOf(data);
+    try {
+      return await writers.run('hash', { data: copy?.subarray(0, data.length) ?? data });
+    } finally {
+      if (copy !== undefined && copies.length < COPY_BUFFERS_KEPT_MAX) copies.push(copy);
+    }
   }
 
   async function makeDurable(hash: ChunkHash, data: Buffer): Promise<void> {
@@ -223,21 +244,46 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     });
   }
 
-  async function* listLarge() {
-    for (const first of await fs.readdir(layout.chunks)) {
-      for (const second of await fs.readdir(`${layout.chunks}/${first}`)) {
+  async function stat(hash: ChunkHash): Promise<StoredChunk | undefined> {
+    // Some microseconds, where a thread of the pool takes fifty.
+    const size = small.size(hash);
+    if (size !== undefined) return { home: 'small', size };
+    const large = await statOf(chunkPath(layout, hash));
+    return large === undefined ? undefined : { home: 'large', size: large.size, writtenMs: large.mtimeMs };
+  }
+
+  function holds(hash: ChunkHash): Promise<StoredChunk | undefined> {
+    return locks.run(hash, async () => {
+      const stored = distrusted.has(hash) ? undefined : await stat(hash);
+      if (stored?.home !== 'large' || reader.isDurable(hash)) return stored;
+      try {
+        const descriptor = openSync(chunkPath(layout, hash), 'r');
+        await committer.commit({ hash, descriptor, temporary: undefined });
+        return stored;
+      } catch (error) {
+        throw asDiskFailure(error, `chunk ${hash} could not be made durable`);
+      }
+    });
+  }
+
+  async function* listLarge(from: string) {
+    for (const first of (await fs.readdir(layout.chunks)).sort()) {
+      if (first < from.slice(0, 2)) continue;
+      for (const second of (await fs.readdir(`${layout.chunks}/${first}`)).sort()) {
+        if (first + second < from.slice(0, 4)) continue;
         const shard = `${layout.chunks}/${first}/${second}`;
         for (const name of await fs.readdir(shard)) {
           if (!isChunkHash(name) || !name.startsWith(first + second)) continue;
-          const size = await sizeOf(`${shard}/${name}`);
-          if (size !== undefined) yield { hash: name, size };
+          const stats = await statOf(`${shard}/${name}`);
+          if (stats !== undefined) yield { hash: name, size: stats.size };
         }
       }
     }
   }
 
   return {
-    store: (data) => track(() => store(data)),
+    store: (data, options = {}) => track(() => store(data, options)),
+    hash: (data) => track(() => hashOnly(data)),
     unpin,
     reserve: (bytes) => space.reserve(bytes),
     usage: () => space.usage(),
@@ -246,26 +292,26 @@ export function startChunkStore(options: StartOptions): ChunkStore {
       void track(() => reader.prefetch(chunk));
     },
     readSmall: (hash) => small.read(hash),
+    async fetchSmall(hash) {
+      const data = small.read(hash);
+      if (data === undefined) throw new FsError('EIO', `small chunk ${hash} is missing`);
+      return data;
+    },
     settle: (chunks: readonly SmallChunk[]) => track(() => small.settle(chunks)),
     remove: (hashes) => track(() => remove(hashes)),
-    verify: (chunk) =>
+    verify: (chunk, options = {}) =>
       track(async () => {
         const health = small.verify(chunk.hash);
         if (health.kind !== 'missing') return health;
         try {
-          return await reader.verify(chunk);
+          return await reader.verify(chunk, options.setAside ?? false);
         } catch (error) {
           throw asDiskFailure(error, `chunk ${chunk.hash} cannot be read`);
         }
       }),
-    stat: (hash) =>
-      track(async () => {
-        const large = await sizeOf(chunkPath(layout, hash));
-        if (large !== undefined) return { home: 'large', size: large } as const;
-        const size = small.size(hash);
-        return size === undefined ? undefined : ({ home: 'small', size } as const);
-      }),
-    listLarge,
+    stat: (hash) => track(() => stat(hash)),
+    holds: (hash) => track(() => holds(hash)),
+    listLarge: (from = '') => listLarge(from),
     listSmall: () => small.list(),
     async close() {
       assert(!closed, 'a chunk store is closed once');
@@ -277,10 +323,10 @@ export function startChunkStore(options: StartOptions): ChunkStore {
   };
 }
 
-/** Bytes of the file at `path`, or undefined when there is none. */
-async function sizeOf(path: string): Promise<number | undefined> {
+/** Size and times of the file at `path`, or undefined when there is none. */
+async function statOf(path: string): Promise<{ size: number; mtimeMs: number } | undefined> {
   try {
-    return (await fs.stat(path)).size;
+    return await fs.stat(path);
   } catch (error) {
     if (systemErrorCode(error) === 'ENOENT') return undefined;
     throw asDiskFailure(error, `${path} cannot be examined`);

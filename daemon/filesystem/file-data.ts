@@ -308,13 +308,18 @@ export function fileData(options: FileDataOptions): FileData {
         waits.push(chunks.read({ hash: extent.hash, size: extent.chunkBytes }, chunkOffset, part));
       } else {
         const data = metadata.unsettled(extent.hash) ?? chunks.readSmall(extent.hash);
-        if (data === undefined) throw new FsError('EIO', `small chunk ${extent.hash} is missing`);
-        part.set(data.subarray(chunkOffset, chunkOffset + part.length));
+        if (data === undefined) waits.push(fetchPart(extent.hash, chunkOffset, part));
+        else part.set(data.subarray(chunkOffset, chunkOffset + part.length));
       }
       position = until;
     }
     if (position < end) target.fill(0, position - offset);
     return extents;
+  }
+
+  async function fetchPart(hash: ChunkHash, chunkOffset: number, part: Buffer): Promise<void> {
+    const data = await chunks.fetchSmall(hash);
+    part.set(data.subarray(chunkOffset, chunkOffset + part.length));
   }
 
   /** Copies what is in memory into `target`; answers the parts that are not, as [start, end) in the file. */

@@ -242,8 +242,10 @@ export function startMaintenance(context: Context): Maintenance {
       if (extent.chunkBytes > SMALL_CHUNK_BYTES_MAX) {
         waits.push(chunks.read({ hash: extent.hash, size: extent.chunkBytes }, extent.chunkOffset, part));
       } else {
-        const bytes = metadata.unsettled(extent.hash) ?? chunks.readSmall(extent.hash);
-        if (bytes === undefined) throw new FsError('EIO', `small chunk ${extent.hash} is missing`);
+        const bytes =
+          metadata.unsettled(extent.hash) ??
+          chunks.readSmall(extent.hash) ??
+          (await chunks.fetchSmall(extent.hash));
         part.set(bytes.subarray(extent.chunkOffset, extent.chunkOffset + extent.length));
       }
       const run = runs.at(-1);

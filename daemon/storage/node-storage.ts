@@ -30,6 +30,8 @@ export interface NodeStorageOptions {
   readonly log: Log;
   readonly clock: Clock;
   readonly onDamage?: (damage: ChunkDamage) => void;
+  /** See ChunkStoreOptions. */
+  readonly missingIsDamage?: boolean;
   /** Go on without what is lost (`fsck --repair`): a missing log, an unreadable small.db. */
   readonly salvage: boolean;
 }
@@ -52,6 +54,7 @@ export async function openNodeStorage(options: NodeStorageOptions): Promise<Node
       clock,
       create: metadata.status().version === 0,
       rebuildSmallDb: salvage,
+      missingIsDamage: options.missingIsDamage ?? true,
       ...(options.onDamage === undefined ? {} : { onDamage: options.onDamage }),
     });
     const opened = metadata;
