@@ -59,7 +59,7 @@ export interface AppendRequest {
   readonly sizes: readonly number[];
   /** Leaderships that begin within these entries, so that a receiver sees where its own log parts from them. */
   readonly starts: readonly EpochStart[];
-  /** The leader's log does not reach back to what the receiver has: fetch a snapshot. */
+  /** The leader's log does not reach back to `previous`, the last entry of both: fetch a snapshot. */
   readonly fetch: boolean;
   /** Entries up to here are on every in-sync node. */
   readonly committed: Version;

@@ -13,8 +13,8 @@ import { epochAt, type History } from './history.ts';
 
 export type Verdict =
   | { readonly kind: 'answer'; readonly answer: AppendAnswer }
-  /** The log does not reach: a whole copy is needed. */
-  | { readonly kind: 'fetch' }
+  /** The leader's log does not reach back to `common`, the last entry of both: a whole copy is needed. */
+  | { readonly kind: 'fetch'; readonly common: LogPosition }
   /** Takes everything after `common` back first; then judge again. */
   | { readonly kind: 'rewind'; readonly common: LogPosition }
   /** The first `skip` entries are here already. `through`: the request's last entry. */
@@ -23,8 +23,8 @@ export type Verdict =
 /** `accepts`: the oldest leadership that this node still listens to. */
 export function judgeAppend(log: History, accepts: Epoch, request: AppendRequest): Verdict {
   if (request.epoch < accepts) return { kind: 'answer', answer: { kind: 'stale', epoch: accepts } };
-  if (request.fetch) return { kind: 'fetch' };
   const { previous } = request;
+  if (request.fetch) return { kind: 'fetch', common: previous };
   const known =
     previous.version <= log.last.version && epochAt(log.epochs, previous.version) === previous.epoch;
   if (!known) {

@@ -234,7 +234,7 @@ export function openLeader(options: LeaderOptions): Leader {
       if (to.flights.length > 0) return;
       const entries = to.needsCopy ? undefined : source.after(to.sent, APPEND_BYTES);
       // Without entries to send, the end of the log asks where the follower is; its answer may ask for a copy.
-      if (entries === undefined) send(to, tail, [], nowMs, to.needsCopy);
+      if (entries === undefined) send(to, to.needsCopy ? to.sent : tail, [], nowMs, to.needsCopy);
       else send(to, to.sent, entries, nowMs);
       to.needsCopy = false;
       return;
