@@ -22,10 +22,16 @@ export interface Heartbeat {
   readonly role: Role;
   /** Changes with every start of the process. */
   readonly incarnation: string;
+  /** Grows with every heartbeat of an incarnation: an older one that comes late is ignored. */
+  readonly sequence: number;
   /** Whom the sender follows or, when it is itself, that it leads; null: nobody. */
   readonly leader: NodeId | null;
-  /** Highest epoch that the sender has seen. */
+  /** The sender accepts entries of no older leadership than this one (its own, or the one that it follows). */
   readonly epoch: Epoch;
+  /** The sender wants to lead with this epoch; who agrees accepts no older one from now on. Null: it does not. */
+  readonly asks: Epoch | null;
+  /** The answer to it: `to` may lead with `epoch` as far as the sender is concerned. */
+  readonly grants: { readonly to: NodeId; readonly epoch: Epoch } | null;
   readonly last: LogPosition;
   /** It has the state of the cluster (false: it just joined and has never caught up). */
   readonly hasState: boolean;
@@ -51,6 +57,10 @@ export interface AppendRequest {
   readonly previous: LogPosition;
   /** Lengths of the bodies, which stand one after the other in the bytes. Empty: a probe. */
   readonly sizes: readonly number[];
+  /** Leaderships that begin within these entries, so that a receiver sees where its own log parts from them. */
+  readonly starts: readonly EpochStart[];
+  /** The leader's log does not reach back to `previous`, the last entry of both: fetch a snapshot. */
+  readonly fetch: boolean;
   /** Entries up to here are on every in-sync node. */
   readonly committed: Version;
   /** The answer waits until entries up to here are durable; 0: it does not. */
@@ -58,25 +68,36 @@ export interface AppendRequest {
 }
 
 export type AppendAnswer =
-  /** Everything up to `version` is applied and written; up to `durable` it is durable. */
+  /** Everything up to the request's last entry, `version`, is applied and written; up to `durable` it is durable. */
   | { readonly kind: 'appended'; readonly version: Version; readonly durable: Version }
   /** The receiver's log does not end with `previous`: where it is, and its leaderships, oldest first. */
   | { readonly kind: 'mismatch'; readonly last: LogPosition; readonly epochs: readonly EpochStart[] }
-  /** A newer leadership exists. */
-  | { readonly kind: 'stale'; readonly epoch: Epoch };
+  /** The receiver accepts nothing older than `epoch`. */
+  | { readonly kind: 'stale'; readonly epoch: Epoch }
+  /** Not now: it rewinds, fetches a snapshot, or still follows another leader. Nothing was taken. */
+  | { readonly kind: 'busy'; readonly work: 'rewind' | 'snapshot' | 'other-leader'; readonly reason: string };
 
 export interface ForwardRequest {
   /** The leadership it is meant for; another one refuses it, so that a late message changes nothing. */
   readonly epoch: Epoch;
   readonly tag: OperationTag;
+  /** Last sequence that this session forwarded in this epoch before, or 0: so that they are taken in order. */
+  readonly previous: number;
+  /** The oldest sequence whose answer the session still waits for: what is below it can be forgotten. */
+  readonly oldest: number;
+  /** Answer when it is durable on every in-sync node. */
+  readonly durable: boolean;
   /** Length of the encoded operation and payload in the bytes (`metadata/entry-codec`). */
   readonly size: number;
 }
 
 export type ForwardAnswer =
+  /** It is on every in-sync node, as this version. */
   | { readonly kind: 'accepted'; readonly version: Version }
-  /** The operation was refused and has changed nothing: errno code and reason. */
-  | { readonly kind: 'refused'; readonly code: string; readonly message: string }
+  /** The operation was refused and has changed nothing: errno code and reason, seen in the state of `version`. */
+  | { readonly kind: 'refused'; readonly code: string; readonly message: string; readonly version: Version }
+  /** `previous` has not arrived: send it again, then this one. */
+  | { readonly kind: 'out-of-order' }
   | { readonly kind: 'not-leader'; readonly leader: NodeId | null; readonly epoch: Epoch };
 
 /** Which lock table: fcntl byte ranges or flock. */
@@ -123,12 +144,13 @@ export interface PeerMethods {
   /** The leader hands over in order: the receiver has every entry and leads from now on. */
   'take-over': {
     readonly request: { readonly from: NodeId; readonly last: LogPosition };
-    readonly answer: { readonly ok: boolean; readonly reason: string };
+    /** `epoch`: of the new leadership, when `ok`. */
+    readonly answer: { readonly ok: boolean; readonly reason: string; readonly epoch: Epoch };
   };
-  /** What became of these operations: versions by tag, null where the log has none of it. */
+  /** What became of these operations: versions by tag, null where no entry after `since` has it. */
   'find-tags': {
     readonly request: { readonly tags: readonly OperationTag[] };
-    readonly answer: { readonly versions: readonly (Version | null)[]; readonly position: LogPosition };
+    readonly answer: { readonly versions: readonly (Version | null)[]; readonly since: Version };
   };
   /** A whole copy of the metadata at one version; then its bytes piece by piece; then its end. */
   'snapshot-open': {

@@ -5,6 +5,21 @@
 
 import type { Timestamp } from '../protocol/ids.ts';
 
+/** Calls later; answers how to cancel. Rooms that take their timers from outside run in simulated time too. */
+export interface Timers {
+  after(delayMs: number, callback: () => void): () => void;
+}
+
+/** The machine's timers. They do not keep the process alive. */
+export function systemTimers(): Timers {
+  return {
+    after(delayMs, callback) {
+      const timer = setTimeout(callback, delayMs).unref();
+      return () => clearTimeout(timer);
+    },
+  };
+}
+
 export interface Clock {
   now(): Timestamp;
   monotonicMs(): number;
