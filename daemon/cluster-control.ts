@@ -6,7 +6,8 @@
  */
 
 import type { Member } from './protocol/cluster.ts';
-import type { ControlHandlers, Health } from './protocol/control-api.ts';
+import type { HomesCheck } from './chunks/replicated-drain.ts';
+import type { ControlHandlers, Health, Progress } from './protocol/control-api.ts';
 import {
   type CLUSTER_METHODS,
   REPLICATION_FILES_MAX,
@@ -22,7 +23,7 @@ import type { Clock } from './runtime/clock.ts';
 
 /** How long a promoted node may take to lead; draining takes as long as the chunks need. */
 const PROMOTE_TIMEOUT_MS = 30_000;
-const DRAIN_TIMEOUT_MS = 24 * 60 * 60 * 1000;
+const DRAIN_CHECK_MS = 1000;
 const POLL_MS = 100;
 /** Lacking chunks named in one answer. */
 const LACKING_MAX = 1000;
@@ -49,6 +50,8 @@ export interface ClusterControlOptions {
   lacking(limit: number): readonly { readonly hash: ChunkHash; readonly bytes: number }[];
   /** Paths of the files that a chunk belongs to. */
   filesOf(hash: ChunkHash, limit: number): readonly string[];
+  /** Asks the homes of every chunk. */
+  checkHomes(signal: AbortSignal): Promise<HomesCheck>;
 }
 
 type ClusterHandlers = Pick<ControlHandlers, keyof typeof CLUSTER_METHODS>;
@@ -177,6 +180,25 @@ export function clusterControl(options: ClusterControlOptions): ClusterControl {
     });
   }
 
+  /** Every chunk is on all the nodes that should have it now that `node` is draining. */
+  async function untilMoved(
+    node: string,
+    signal: AbortSignal,
+    progress: (progress: Progress) => void,
+  ): Promise<void> {
+    for (;;) {
+      const check = await options.checkHomes(signal);
+      progress({
+        phase: `moving the chunks of ${node}`,
+        done: check.checked - check.missing,
+        total: check.checked,
+      });
+      if (check.missing === 0) return;
+      await new Promise((resolve) => setTimeout(resolve, DRAIN_CHECK_MS));
+      signal.throwIfAborted();
+    }
+  }
+
   function replicationStatus(): ReplicationStatus {
     const { mode, factor } = replication.settings();
     const all = servers();
@@ -241,17 +263,7 @@ export function clusterControl(options: ClusterControlOptions): ClusterControl {
       refuseLast(member);
       if (member.role !== 'client') {
         await propose({ kind: 'member', member: { ...member, state: 'draining' } });
-        const total = servers().reduce((sum, { lackingChunks }) => sum + lackingChunks, 0);
-        const isDrained = () => {
-          signal.throwIfAborted();
-          const rest = servers().filter(({ id, state }) => id !== node && state !== 'client');
-          const left = rest.reduce((sum, { lackingChunks }) => sum + lackingChunks, 0);
-          progress({ phase: `moving the chunks of ${node}`, done: Math.max(0, total - left), total });
-          return left === 0 && rest.every(({ state }) => state === 'leader' || state === 'in-sync');
-        };
-        // The others see the change, look through their chunks and say so in their next heartbeats.
-        await new Promise((resolve) => setTimeout(resolve, SCAN_MS));
-        await until(`Moving the chunks of ${node}`, DRAIN_TIMEOUT_MS, isDrained);
+        await untilMoved(node, signal, progress);
       }
       await propose({ kind: 'member', member: { ...member, state: 'removed' } });
       return { node, result: 'it is no member any more; its certificate is refused' };
@@ -324,5 +336,3 @@ export function clusterControl(options: ClusterControlOptions): ClusterControl {
   return { handlers, health };
 }
 
-/** Long enough for every node to apply a change, to look for chunks that it lacks, and to say so. */
-const SCAN_MS = 3000;

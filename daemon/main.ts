@@ -8,6 +8,7 @@
 
 import { parseArgs } from 'node:util';
 import { fsckDirectory } from './fsck/fsck.ts';
+import { joinNode } from './join-node.ts';
 import { type RunningNode, startNode } from './node.ts';
 import { DAEMON_HELP, type DaemonOptions, type LogOverrides, parseDaemonOptions } from './options.ts';
 import { type Config, loadConfig } from './protocol/config.ts';
@@ -35,6 +36,8 @@ async function main(): Promise<number> {
       return EXIT.usage;
     case 'fsck':
       return fsck(options);
+    case 'join':
+      return join(options);
     case 'run':
       return run(loadConfig(options.configFile), { configFile: options.configFile, log: options.log });
     case 'here': {
@@ -53,6 +56,7 @@ async function run(
     level: options.log.level ?? (options.here === true ? 'warn' : config.log.level),
   });
   const { promise: asked, resolve: ask } = Promise.withResolvers<string>();
+  const told = new AbortController();
   stopOnDefect(log);
   let stopping = false;
   // Before the start: a daemon that is told to stop while it starts finishes that and ends in order.
@@ -60,6 +64,7 @@ async function run(
     process.on(signal, () => {
       if (stopping) process.exit(EXIT.failed);
       stopping = true;
+      told.abort(new Error(`told to end by ${signal} before it had started`));
       ask(signal);
     });
   }
@@ -67,6 +72,7 @@ async function run(
     config,
     configFile: options.configFile,
     log,
+    stopped: told.signal,
     onShutdown: () => ask('the control channel asked'),
   });
   if (options.here === true) announce(node, config);
@@ -108,6 +114,16 @@ async function fsck(options: Extract<DaemonOptions, { kind: 'fsck' }>): Promise<
   process.stdout.write(`${text}\n`);
   const whole = result.findings.every((finding) => finding.state === 'repaired');
   return whole ? EXIT.ok : EXIT.failed;
+}
+
+async function join({ configFile, json }: Extract<DaemonOptions, { kind: 'join' }>): Promise<number> {
+  const result = await joinNode(loadConfig(configFile), process.env['WARREN_TOKEN'] ?? '');
+  process.stdout.write(
+    json
+      ? `${JSON.stringify(result)}\n`
+      : `Joined ${result.clusterName} as ${result.node}, one of ${result.members} nodes.\n`,
+  );
+  return EXIT.ok;
 }
 
 function stopOnDefect(log: Log): void {

@@ -27,6 +27,8 @@ export interface Mounts {
   /** Errors: MOUNT_UNKNOWN, MOUNT_BUSY. */
   unmount(mountPath: string, options: { force: boolean }): Promise<void>;
   list(): MountStatus[];
+  /** Resolves when every kernel was told of all that was reported so far, or when that takes too long. */
+  told(): Promise<void> | undefined;
   /** Ends every mount; busy ones are detached. */
   close(): Promise<void>;
 }
@@ -35,13 +37,15 @@ export interface MountsOptions {
   readonly filesystem: FileSystem;
   readonly driver: 'auto' | DriverName;
   readonly allowOther: boolean;
+  /** Mount ids count from here; unique among the mounts of all nodes. */
+  readonly firstId: number;
   readonly log: Log;
 }
 
 export function openMounts(options: MountsOptions): Mounts {
   const { filesystem, log } = options;
   const mounts = new Map<string, { mount: Mount; driver: DriverName }>();
-  let nextId = 1;
+  let nextId = options.firstId;
   // The kernel protocol needs root; without it libfuse goes through fusermount.
   const driver: DriverName =
     options.driver === 'auto' ? (process.getuid?.() === 0 ? 'kernel' : 'libfuse') : options.driver;
@@ -114,6 +118,10 @@ export function openMounts(options: MountsOptions): Mounts {
       await entry.mount.closed;
     },
     list: () => [...mounts.values()].map(statusOf),
+    told() {
+      if (mounts.size === 0) return undefined;
+      return Promise.all([...mounts.values()].map(({ mount }) => mount.drained())).then(() => undefined);
+    },
     async close() {
       for (const { mount } of mounts.values()) {
         try {

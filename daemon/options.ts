@@ -25,6 +25,8 @@ export type DaemonOptions =
       readonly data: boolean;
       readonly json: boolean;
     }
+  /** Be admitted to a cluster with the token in $WARREN_TOKEN. */
+  | { readonly kind: 'join'; readonly configFile: string; readonly json: boolean }
   | { readonly kind: 'help' }
   | { readonly kind: 'version' }
   /** Print both on standard error and end with exit code 2. */
@@ -37,6 +39,7 @@ usage:
   warrend --here DIR             keep everything in DIR, mount on DIR/mnt
   warrend fsck --config FILE     check the data of a stopped daemon
   warrend fsck -d DIR            the same, by data directory
+  warrend join --config FILE     be admitted to a cluster with the token in $WARREN_TOKEN
 
 options:
   --log-format text|json         readable lines, or one JSON object a line
@@ -79,7 +82,8 @@ export function parseDaemonOptions(argv: readonly string[]): DaemonOptions {
     });
     if (values.help) return { kind: 'help' };
     if (values.version) return { kind: 'version' };
-    return positionals.length === 0 ? serveOptions(values) : fsckOptions(values, positionals);
+    if (positionals.length === 0) return serveOptions(values);
+    return positionals[0] === 'join' ? joinOptions(values, positionals) : fsckOptions(values, positionals);
   } catch (error) {
     if (systemErrorCode(error)?.startsWith('ERR_PARSE_ARGS') !== true || !(error instanceof Error))
       throw error;
@@ -140,6 +144,15 @@ function fsckOptions(values: Values, positionals: readonly string[]): DaemonOpti
     };
   }
   return usageError('fsck needs either --config FILE or -d DIR.');
+}
+
+function joinOptions(values: Values, positionals: readonly string[]): DaemonOptions {
+  const { config, json, ...rest } = values;
+  const others = Object.values(rest).some((value) => value !== undefined && value !== false);
+  if (positionals.length !== 1 || others || config === undefined) {
+    return usageError('join takes --config FILE and --json, and needs the former.');
+  }
+  return { kind: 'join', configFile: resolve(config), json };
 }
 
 function usageError(message: string): DaemonOptions {

@@ -21,7 +21,6 @@ import {
   NAME_BYTES_MAX,
   type Name,
   NO_MOUNT,
-  ROOT_INODE,
   SMALL_CHUNK_BYTES_MAX,
   SYMLINK_BYTES_MAX,
   type Timestamp,
@@ -261,18 +260,6 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     });
     // A time of access that cannot be noted must not fail the read.
     noted.catch(() => {});
-  }
-
-  if (metadata.status().version === 0) {
-    const time = clock.now();
-    void metadata.propose({
-      kind: 'attributes',
-      inode: ROOT_INODE,
-      atime: time,
-      mtime: time,
-      xattrs: [],
-      time,
-    });
   }
 
   return {

@@ -12,6 +12,7 @@ import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { MEMBER_NUMBER_MAX } from './cluster.ts';
 import { makeDirectories, writeDurably } from './durable-files.ts';
 import { systemErrorCode, WarrenError } from './errors.ts';
 import type { NodeId } from './ids.ts';
@@ -27,6 +28,7 @@ const formatSchema = z.object({
   clusterId: z.string(),
   created: z.string(),
   origin: z.enum(['made', 'joining', 'joined']).default('made'),
+  memberNumber: z.number().int().min(0).max(MEMBER_NUMBER_MAX).default(0),
 });
 
 export interface DataDirectoryFormat {
@@ -39,6 +41,8 @@ export interface DataDirectoryFormat {
   readonly created: string;
   /** `made`: the first node of its cluster. `joining`: never admitted yet, and must not start. */
   readonly origin: 'made' | 'joining' | 'joined';
+  /** The node's number among the members, for life. */
+  readonly memberNumber: number;
 }
 
 /**
@@ -79,6 +83,7 @@ export function createDataDirectory(
       clusterId: randomUUID(),
       created: new Date().toISOString(),
       origin: options.joins === true ? 'joining' : 'made',
+      memberNumber: 0,
     };
     for (const [name, text] of Object.entries(files)) {
       if (!present.includes(name)) writeDurably(join(directory, name), text);
@@ -89,11 +94,14 @@ export function createDataDirectory(
 }
 
 /** The cluster has admitted the node of `directory`; its identity lies there already. */
-export function markJoined(directory: string, clusterId: string): void {
+export function markJoined(
+  directory: string,
+  admitted: { readonly clusterId: string; readonly memberNumber: number },
+): void {
   const format = readDataDirectoryFormat(directory);
   if (format === undefined) throw new Error(`${directory} is no data directory`);
   withDirectoryErrors(directory, 'changed', () =>
-    writeFormat(directory, { ...format, clusterId, origin: 'joined' }),
+    writeFormat(directory, { ...format, ...admitted, origin: 'joined' }),
   );
 }
 

@@ -47,7 +47,13 @@ export async function openNodeStorage(options: NodeStorageOptions): Promise<Node
     const isNew = !['chunks', 'small.db', 'log'].some((name) =>
       fs.existsSync(path.join(directory.path, name)),
     );
-    metadata = openMetadata({ directory: directory.path, create: isNew, salvage, log });
+    metadata = openMetadata({
+      directory: directory.path,
+      create: isNew,
+      salvage,
+      memberNumber: directory.format.memberNumber,
+      log,
+    });
     const chunks = await openChunkStore({
       directory: directory.path,
       log,

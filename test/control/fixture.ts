@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ControlServer, startControlServer } from '../../daemon/control/server.ts';
 import type { ControlHandlers, FsckResult, Status } from '../../daemon/protocol/control-api.ts';
+import { CLUSTER_METHODS } from '../../daemon/protocol/control-cluster.ts';
 import { WarrenError } from '../../daemon/protocol/errors.ts';
 import { RELEASE } from '../../daemon/protocol/release.ts';
 import type { Log } from '../../daemon/runtime/log.ts';
@@ -74,6 +75,10 @@ export async function startFixture(changes: Partial<ControlHandlers> = {}): Prom
     },
     barrier: () => ({ logVersion: 7 }),
     shutdown: () => ({ pid: process.pid }),
+    ...(Object.fromEntries(Object.keys(CLUSTER_METHODS).map((method) => [method, alone])) as unknown as Pick<
+      ControlHandlers,
+      keyof typeof CLUSTER_METHODS
+    >),
     ...changes,
   };
   const server = await startControlServer({ socketPath, handlers, log: collectLog(logLines) });
@@ -88,6 +93,10 @@ export async function startFixture(changes: Partial<ControlHandlers> = {}): Prom
       rmSync(directory, { recursive: true, force: true });
     },
   };
+}
+
+function alone(): never {
+  throw new WarrenError({ code: 'TEST_ALONE', message: 'The fixture has no cluster.', hint: '' });
 }
 
 export function collectLog(lines: string[]): Log {
