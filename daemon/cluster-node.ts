@@ -94,6 +94,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
   const dataDirectory = storage.directory.path;
   let identity = await openIdentity(options);
   let hooks: ClusterHooks | undefined;
+  let opened: Replication | undefined;
   await using stack = new AsyncDisposableStack();
 
   const secrets = openJoinSecrets(dataDirectory, clock);
@@ -119,6 +120,25 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     epochs: openUsedEpochs(dataDirectory),
   });
 
+  const chunks = replicatedChunks({
+    local: storage.chunks,
+    peers,
+    cluster: {
+      members: () => metadata.reads.members(),
+      settings: () => metadata.reads.settings(),
+      leader: leaderId,
+    },
+    rows: {
+      chunksAfter: (row, limit) => metadata.reads.chunksAfter(row, limit),
+      hasChunk: (hash) => metadata.reads.hasChunk(hash),
+      unsettled: (hash) => metadata.unsettled(hash),
+      barrier: () => metadata.barrier(),
+    },
+    clock,
+    log,
+    onDamage: options.onDamage,
+    onRepaired: options.onRepaired,
+  });
   const replication = openReplication({
     self,
     incarnation,
@@ -140,26 +160,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
       });
     },
   });
-
-  const chunks = replicatedChunks({
-    local: storage.chunks,
-    peers,
-    cluster: {
-      members: () => replication.members(),
-      settings: () => replication.settings(),
-      leader: leaderId,
-    },
-    rows: {
-      chunksAfter: (row, limit) => metadata.reads.chunksAfter(row, limit),
-      hasChunk: (hash) => metadata.reads.hasChunk(hash),
-      unsettled: (hash) => metadata.unsettled(hash),
-      barrier: () => metadata.barrier(),
-    },
-    clock,
-    log,
-    onDamage: options.onDamage,
-    onRepaired: options.onRepaired,
-  });
+  opened = replication;
   stack.defer(() => chunks.close());
   // Leadership goes to another node while everything still answers.
   stack.defer(() => replication.close());
@@ -270,8 +271,9 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
   }
 
   function leaderId(): NodeId | null {
-    const leadership = replication.leadership();
-    if (leadership.kind === 'none') return null;
+    // The chunks are opened first, because replication reports their figures.
+    const leadership = opened?.leadership();
+    if (leadership === undefined || leadership.kind === 'none') return null;
     return leadership.kind === 'leads' ? self : leadership.leader;
   }
 
