@@ -26,6 +26,8 @@ const CHECKPOINT_OPERATIONS = 10_000;
 const CHECKPOINT_IDLE_MS = 5000;
 /** A checkpoint that was not possible is tried again after this. */
 const CHECKPOINT_RETRY_MS = 1000;
+/** A limit below every version. */
+const NOTHING = -1;
 
 export interface Checkpointing {
   /** SQLite has committed this many operations. */
@@ -43,10 +45,15 @@ export interface Checkpointing {
   renewPageSums(): Promise<void>;
   /** Closes the worker's connections; the database file and the WAL stay as they are. */
   pause(): Promise<void>;
-  /** After `pause`. What is agreed at most counts from here on. */
+  /** After `pause`: what is agreed now. */
   resume(agreed: number): void;
   /** Resolves when no checkpoint runs. */
   quiet(): Promise<void>;
+  /**
+   * Resolves when the worker has its connections: without them the main connection would be the last one when it
+   * closes, and move the WAL into the file. Errors: the worker's.
+   */
+  ready(): Promise<void>;
   /** Closes the worker, which must be the last connection: what may be moved into the file is. */
   close(): Promise<void>;
 }
@@ -177,15 +184,20 @@ export function openCheckpointing(options: CheckpointingOptions): Checkpointing 
     },
     async pause() {
       paused = Promise.withResolvers<void>();
+      // What waits to be agreed may be what is taken back.
+      for (const entry of waiting) entry.wake();
       await running;
-      await checkpointer.close(0);
+      await checkpointer.close(NOTHING);
     },
-    resume(most) {
-      agreed = Math.min(agreed, most);
+    resume(agreedNow) {
+      agreed = agreedNow;
       checkpointer = openCheckpointer(databasePath);
-      checkpointedVersion = Math.min(checkpointedVersion, state.version);
+      checkpointedVersion = Math.min(checkpointedVersion, state.committedVersion);
       paused?.resolve();
       paused = undefined;
+    },
+    async ready() {
+      await checkpointer.run(NOTHING);
     },
     async quiet() {
       await running;

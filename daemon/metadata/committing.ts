@@ -44,8 +44,11 @@ export interface Committing {
   readOnly(): string | undefined;
   /** From here on nothing changes; answers the error for those who wait. */
   fail(what: string, error: unknown): FsError;
-  /** Resolves when no sync runs; nothing may be added meanwhile. */
+  /** Whether everything is written and no sync runs. */
+  isQuiet(): boolean;
+  /** Resolves when it was quiet; ask again. */
   quiet(): Promise<void>;
+  operationLog(): OperationLog;
   /** After state and log were opened anew. */
   restart(operationLog: OperationLog): void;
   /** Nothing is accepted any more. */
@@ -234,11 +237,12 @@ export function openCommitting(options: CommittingOptions): Committing {
     durableVersion: () => durableVersion,
     readOnly: () => readOnly,
     fail,
+    isQuiet: () => turn === undefined && syncing === undefined && syncNext === undefined,
     async quiet() {
       if (turn !== undefined) endTurn();
-      await syncNext?.catch(() => {});
-      await syncing?.catch(() => {});
+      while (syncing !== undefined || syncNext !== undefined) await (syncNext ?? syncing)?.catch(() => {});
     },
+    operationLog: () => operationLog,
     restart(next) {
       operationLog = next;
       durableVersion = state.version;

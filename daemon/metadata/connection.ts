@@ -57,12 +57,15 @@ export function openConnection(file: string, create: boolean): Connection {
         return { run: statement.run.bind(statement) };
       }),
     exec: (sql) => database.exec(sql),
-    isTransaction: () => database.isTransaction,
+    isTransaction: () => database.isOpen && database.isTransaction,
     closeUntouched() {
+      if (!database.isOpen) return;
       if (database.isTransaction) database.exec('ROLLBACK');
       closeUntouched(database, file);
     },
-    close: () => database.close(),
+    close() {
+      if (database.isOpen) database.close();
+    },
     reopen() {
       database = openDatabase(file, false);
       for (const prepare of prepares) prepare();

@@ -14,6 +14,7 @@ import { firstInode, INODES_PER_MEMBER } from '../protocol/cluster.ts';
 import { WarrenError } from '../protocol/errors.ts';
 import type { Inode } from '../protocol/ids.ts';
 import type { Connection } from './connection.ts';
+import { writeDurably } from './durable-folder.ts';
 
 /** Numbers written ahead at once: one sync (some milliseconds) for so many new files. */
 const STEP = 2 ** 20;
@@ -59,16 +60,7 @@ export function openInodeNumbers(
 
   function reserve(): void {
     const target = Math.min(next + STEP, end);
-    const temporary = `${file}.new`;
-    const descriptor = fs.openSync(temporary, 'w', 0o600);
-    try {
-      fs.writeFileSync(descriptor, `${target}\n`);
-      fs.fdatasyncSync(descriptor);
-    } finally {
-      fs.closeSync(descriptor);
-    }
-    fs.renameSync(temporary, file);
-    syncDirectory(directory);
+    writeDurably(file, `${target}\n`);
     reserved = target;
   }
 
@@ -79,14 +71,4 @@ export function openInodeNumbers(
     },
     refresh,
   };
-}
-
-/** Makes what was renamed or removed in the folder durable. */
-export function syncDirectory(directory: string): void {
-  const descriptor = fs.openSync(directory, 'r');
-  try {
-    fs.fsyncSync(descriptor);
-  } finally {
-    fs.closeSync(descriptor);
-  }
 }

@@ -26,7 +26,7 @@
 import * as path from 'node:path';
 import type { ChunkHash, Inode } from '../protocol/ids.ts';
 import type { Operation, OperationOutcome } from '../protocol/operations.ts';
-import type { OperationPayload } from '../replication/state-machine.ts';
+import type { OperationPayload, StateMachine } from '../replication/state-machine.ts';
 import type { Log } from '../runtime/log.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointing } from './checkpointing.ts';
@@ -37,8 +37,9 @@ import { openInodeNumbers } from './inode-numbers.ts';
 import { diskBytes } from './open-database.ts';
 import type { MetadataReads } from './reads.ts';
 import { recover } from './recovery.ts';
+import { finishRestore } from './rewinding.ts';
 import { openState } from './state.ts';
-import { type ForwardMachine, openStateMachine } from './state-machine.ts';
+import { openStateMachine } from './state-machine.ts';
 import { takeBackWal } from './wal.ts';
 
 /** Log kept behind the durable state for nodes that were away, bytes; at most LOG_DISK_SHARE of the disk. */
@@ -71,7 +72,7 @@ export interface Metadata {
   /** Resolves when every operation answered so far is durable. */
   barrier(): Promise<void>;
   /** What replication drives; `propose` above is its use on a node that is alone. */
-  readonly stateMachine: ForwardMachine;
+  readonly stateMachine: StateMachine;
   /** Resolves when there is room for new small chunks; undefined when there is. */
   room(): Promise<void> | undefined;
   /** The next number for a new inode, of this member's range; never given twice. Errors: those of the disk. */
@@ -114,10 +115,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const logDirectory = path.join(directory, 'log');
   const log = options.log.room('metadata');
   const salvage = options.salvage === true;
+  finishRestore(directory);
   if (!salvage) takeBackWal(databasePath, logDirectory, log);
   const state = openState(databasePath, options.create);
   const { reads, unsettled, totals } = state;
-  let operationLog = recover(state, { databasePath, logDirectory, salvage, log });
+  const operationLog = recover(state, { databasePath, logDirectory, salvage, log });
   const numbers = openInodeNumbers(directory, options.memberNumber ?? 0, state.connection);
   const keepBytes = Math.min(LOG_KEEP_BYTES, diskBytes(directory) * LOG_DISK_SHARE);
   const committing = openCommitting({
@@ -135,9 +137,19 @@ export function openMetadata(options: MetadataOptions): Metadata {
     // Alone, everything is agreed. In a cluster the leader says what is.
     agreed: reads.members().length > 1 ? 0 : Number.POSITIVE_INFINITY,
     log,
-    trim: (version) => operationLog.trim(version, keepBytes),
+    trim: (version) => committing.operationLog().trim(version, keepBytes),
   });
-  const stateMachine = openStateMachine({ state, committing, checkpointing, logDirectory });
+  const stateMachine = openStateMachine({
+    directory,
+    databasePath,
+    logDirectory,
+    state,
+    committing,
+    checkpointing,
+    log,
+    onStep: options.onStep ?? (() => {}),
+    onRestored: () => numbers.refresh(),
+  });
   let closed = false;
   let damagedPages: readonly PageDamage[] = [];
   const closing = new AbortController();
@@ -184,7 +196,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
       checkpointedVersion: checkpointing.checkpointedVersion(),
       inodes: totals.inodes,
       storedBytes: totals.stored,
-      logBytes: operationLog.bytes(),
+      logBytes: committing.operationLog().bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly: committing.readOnly(),
       damagedPages,
@@ -203,10 +215,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
       }
       committing.stop();
       if (state.connection.isTransaction()) state.connection.exec('ROLLBACK');
+      await checkpointing.ready().catch(() => {});
       // The checkpointer goes last: whoever does may write meta.db, and it keeps the sums of the pages.
       state.connection.close();
       await checkpointing.close();
-      operationLog.close();
+      committing.operationLog().close();
     },
   };
 }

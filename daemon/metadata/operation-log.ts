@@ -21,12 +21,14 @@ import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { crc32 } from 'node:zlib';
 import { assert } from '../runtime/assert.ts';
+import { syncDirectory } from './durable-folder.ts';
 import {
   ENTRY_HEADER_BYTES,
   FORMAT_VERSION,
   HEADER_BYTES,
   listSegments,
   MAGIC,
+  placeOf,
   SEGMENT_BYTES,
 } from './log-reading.ts';
 
@@ -59,8 +61,9 @@ export function openOperationLog(directory: string, version: number): OperationL
   }
   let segments = listSegments(directory).filter((segment) => segment.first <= version);
   for (const stale of listSegments(directory)) {
-    // A segment that starts behind the state holds nothing that counts (its start was never reached).
-    if (stale.first > version) fs.rmSync(stale.file);
+    // A segment that starts behind the state holds nothing that counts (its start was never reached). One that starts
+    // where the new one does is replaced by it, so that there is a log at every moment.
+    if (stale.first > version + 1) fs.rmSync(stale.file);
   }
   // What a killed process wrote is in the kernel's memory only, and entries made durable now rely on it.
   for (const { file } of segments) syncFile(file);
@@ -86,12 +89,14 @@ export function openOperationLog(directory: string, version: number): OperationL
     const file = path.join(directory, `${String(next).padStart(16, '0')}.log`);
     let opened = -1;
     if (spare === undefined) {
+      const made = path.join(directory, `spare-next-${++sparesMade}`);
       try {
-        opened = fs.openSync(file, 'w+', 0o600);
+        opened = fs.openSync(made, 'w+', 0o600);
         for (let at = 0; at < SEGMENT_BYTES; at += ZEROS.length) writeAll(opened, ZEROS, at);
+        fs.renameSync(made, file);
       } catch (error) {
         if (opened >= 0) fs.closeSync(opened);
-        fs.rmSync(file, { force: true });
+        fs.rmSync(made, { force: true });
         throw error;
       }
     } else {
@@ -207,6 +212,7 @@ export function openOperationLog(directory: string, version: number): OperationL
     },
     bytes: () => (segments.length + (spare === undefined ? 0 : 1)) * SEGMENT_BYTES,
     close() {
+      if (closed) return;
       flush();
       for (const old of unsynced) fs.closeSync(old);
       fs.closeSync(descriptor);
@@ -215,6 +221,32 @@ export function openOperationLog(directory: string, version: number): OperationL
       if (spare !== undefined) fs.rmSync(spare, { force: true });
     },
   };
+}
+
+/**
+ * Takes every entry after `version` out of the files of a log that is not open; durable when it returns. The newest
+ * segment goes first, so that after a crash the log is one without a gap. `onStep` is told after each segment.
+ */
+export function cutLog(directory: string, version: number, onStep: (step: string) => void): void {
+  const segments = listSegments(directory);
+  const place = placeOf(directory, version + 1);
+  for (const [index, { first, file }] of [...segments.entries()].toReversed()) {
+    // The oldest one stays: there is a log at every moment.
+    if (first <= version || index === 0) break;
+    fs.rmSync(file);
+    syncDirectory(directory);
+    onStep('log-segment-removed');
+  }
+  if (place === undefined || !fs.existsSync(place.file)) return;
+  // A length of zero ends a segment.
+  const descriptor = fs.openSync(place.file, 'r+');
+  try {
+    writeAll(descriptor, Buffer.alloc(4), place.at);
+    fs.fdatasyncSync(descriptor);
+  } finally {
+    fs.closeSync(descriptor);
+  }
+  onStep('log-cut');
 }
 
 function writeAll(descriptor: number, data: Buffer, at: number): void {

@@ -9,46 +9,48 @@
 import type { EncodedEntry } from '../protocol/cluster.ts';
 import { FsError, WarrenError } from '../protocol/errors.ts';
 import type { Version } from '../protocol/ids.ts';
-import type { Applied, Proposal, StateMachine } from '../replication/state-machine.ts';
+import type { Applied, Proposal, Rewound, StateMachine } from '../replication/state-machine.ts';
 import { assert, AssertionError } from '../runtime/assert.ts';
-import type { Checkpointing } from './checkpointing.ts';
 import { SOLO_EPOCH } from './cluster-state.ts';
-import type { Committing } from './committing.ts';
 import { decodeEntry, decodeProposal, encodeEntry, encodeProposal } from './entry-codec.ts';
 import { entrySource } from './entry-source.ts';
-import type { State } from './state.ts';
+import { openRewinding, type RewindingOptions } from './rewinding.ts';
+import { openSnapshots } from './snapshots.ts';
 
 /** Applying entries of the leader gives way to others after this long. */
 const APPEND_SLICE_MS = 4;
 /** Entries of the leader wait at most this long for room for small chunks; the leader must not wait for ever. */
 const ROOM_WAIT_MS = 1000;
 
-export interface StateMachineOptions {
-  readonly state: State;
-  readonly committing: Committing;
-  readonly checkpointing: Checkpointing;
-  readonly logDirectory: string;
+export interface StateMachineOptions extends RewindingOptions {
+  /** The state was replaced as a whole. */
+  readonly onRestored: () => void;
 }
 
-export type ForwardMachine = Omit<StateMachine, 'takeBack' | 'snapshot' | 'restore' | 'onRewound'>;
-
-export function openStateMachine(options: StateMachineOptions): ForwardMachine {
+export function openStateMachine(options: StateMachineOptions): StateMachine {
   const { state, committing, checkpointing, logDirectory } = options;
   const source = entrySource(logDirectory);
+  const rewinding = openRewinding(options);
+  const snapshots = openSnapshots({
+    ...options,
+    steady: () => running,
+  });
   let listeners: ((applied: Applied) => void)[] = [];
+  let rewoundListeners: ((change: Rewound) => void)[] = [];
   /** The last of what runs one after the other; undefined when nothing does. */
-  let running: Promise<unknown> | undefined;
+  let running: Promise<void> | undefined;
 
-  function inOrder<T>(task: () => Promise<T>): Promise<T> {
-    const mine: Promise<T> = running === undefined ? task() : running.then(task, task);
-    running = mine;
-    void mine
-      .catch(() => {})
-      .then(() => {
-        if (running === mine) running = undefined;
-        return undefined;
-      });
-    return mine;
+  async function inOrder<T>(task: () => Promise<T>): Promise<T> {
+    const before = running;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    running = promise;
+    try {
+      if (before !== undefined) await before;
+      return await task();
+    } finally {
+      if (running === promise) running = undefined;
+      resolve();
+    }
   }
 
   function add(proposal: Proposal, body: Buffer, foreign: boolean): Applied {
@@ -66,6 +68,10 @@ export function openStateMachine(options: StateMachineOptions): ForwardMachine {
     const applied = { ...proposal, version, outcome };
     for (const listener of listeners) listener(applied);
     return applied;
+  }
+
+  function rewound(change: Rewound): void {
+    for (const listener of rewoundListeners) listener(change);
   }
 
   async function append(entries: readonly EncodedEntry[]): Promise<void> {
@@ -124,6 +130,32 @@ export function openStateMachine(options: StateMachineOptions): ForwardMachine {
       source.after(version, bytesMax, state.version, () => committing.endTurn()),
     setCommitted: (version) => checkpointing.setAgreed(version),
     barrier: () => committing.barrier(),
+    takeBack: (version) =>
+      inOrder(async () => {
+        await snapshots.quiet();
+        try {
+          const entries = await rewinding.takeBack(version);
+          if (entries !== undefined && entries.length > 0) rewound({ kind: 'taken-back', entries });
+          return entries;
+        } finally {
+          source.reset();
+        }
+      }),
+    snapshot: () => snapshots.make(),
+    restore: (file, position) =>
+      inOrder(async () => {
+        await snapshots.quiet();
+        await rewinding.restore(file, position);
+        source.reset();
+        options.onRestored();
+        rewound({ kind: 'restored', position });
+      }),
+    onRewound(listener) {
+      rewoundListeners = [...rewoundListeners, listener];
+      return () => {
+        rewoundListeners = rewoundListeners.filter((each) => each !== listener);
+      };
+    },
     onApplied(listener) {
       listeners = [...listeners, listener];
       return () => {

@@ -34,6 +34,8 @@ export interface State {
   apply(operation: Operation, payload: OperationPayload): OperationOutcome;
   /** `settled` not given: as the chunks that wait say. */
   commit(settled?: number): void;
+  /** Takes the open transaction back. */
+  rollback(): void;
   /** Takes the open transaction back, and applies anew what the log has beyond it, in a new one. */
   replay(logDirectory: string): void;
   /** Everything up to here had its small chunks in small.db at the last commit. */
@@ -86,12 +88,15 @@ function stateOf(connection: Connection): State {
       this.committedVersion = this.version;
       committedTotals = { ...totals };
     },
-    replay(logDirectory) {
+    rollback() {
       if (connection.isTransaction()) connection.exec('ROLLBACK');
-      connection.exec('BEGIN');
       Object.assign(totals, committedTotals);
       cluster.reload();
       this.version = this.committedVersion;
+    },
+    replay(logDirectory) {
+      this.rollback();
+      connection.exec('BEGIN');
       for (const { version, body } of readLog(logDirectory, this.committedVersion)) {
         assert(version === this.version + 1, `operation ${version} follows ${this.version}`);
         const { operation, payload } = decodeEntry(body);

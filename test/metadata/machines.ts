@@ -36,8 +36,14 @@ export async function propose(
   }
 }
 
-export function everything(metadata: Metadata, after = 0): readonly EncodedEntry[] {
-  return metadata.stateMachine.entriesAfter(after as Version, Number.POSITIVE_INFINITY) ?? [];
+export function everything(metadata: Metadata, after = 0): EncodedEntry[] {
+  const entries: EncodedEntry[] = [];
+  for (let version = after as Version; ; ) {
+    const piece = metadata.stateMachine.entriesAfter(version, Number.POSITIVE_INFINITY) ?? [];
+    if (piece.length === 0) return entries;
+    entries.push(...piece);
+    version = piece.at(-1)!.version;
+  }
 }
 
 /** Makes the machine the leader of a cluster of two: nothing is agreed by itself from here on. */
