@@ -112,15 +112,13 @@ export function startFollowing(context: Context): Following {
   }
 
   /** The hook's promise, or the end of its time. */
-  function bounded(told: Promise<void>): Promise<void> {
-    return new Promise((resolve) => {
-      const cancel = timers.after(KERNELS_WITHIN_MS, resolve);
-      const done = (): void => {
-        cancel();
-        resolve();
-      };
-      told.then(done, done);
+  async function bounded(told: Promise<void>): Promise<void> {
+    let cancel: (() => void) | undefined;
+    const late = new Promise<void>((resolve) => {
+      cancel = timers.after(KERNELS_WITHIN_MS, resolve);
     });
+    await Promise.race([told.catch(() => {}), late]);
+    cancel?.();
   }
 
   async function exclusively<T>(
