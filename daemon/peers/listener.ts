@@ -110,7 +110,8 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     }
   });
   server.on('tlsClientError', (error, socket) => {
-    refuse(remoteOf(socket), `no TLS handshake: ${error.message}`);
+    const left = systemErrorCode(error) === 'ECONNRESET';
+    refuse(remoteOf(socket), left ? 'it left during the TLS handshake' : `no TLS: ${error.message}`);
     socket.destroy();
   });
   server.on('secureConnection', (socket) => {

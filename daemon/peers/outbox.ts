@@ -15,7 +15,7 @@ import { WRITE_BYTES } from './limits.ts';
 export interface Outgoing {
   /** Prefix and header, then the payload. */
   pieces: Uint8Array[];
-  /** Told when the last byte was handed to the socket. */
+  /** Told when the kernel has the last byte. */
   readonly onWritten?: () => void;
   begun: boolean;
 }
@@ -25,6 +25,8 @@ export class Outbox {
   #queue: Outgoing[] = [];
   /** Place of the next frame in `#queue`: shifting an array for each frame would cost its length. */
   #next = 0;
+  /** Owners of the frames whose last bytes are being written. */
+  #finished: (() => void)[] = [];
   #writing = false;
   #scheduled = false;
   #closed = false;
@@ -84,7 +86,11 @@ export class Outbox {
   readonly #onWritten = (error?: Error | null): void => {
     this.#writing = false;
     // The socket's own error event tells its owner.
-    if (error === undefined || error === null) this.#flush();
+    if (error !== undefined && error !== null) return;
+    const finished = this.#finished;
+    this.#finished = [];
+    for (const tell of finished) tell();
+    this.#flush();
   };
 
   /** The next bytes, at most WRITE_BYTES. */
@@ -97,7 +103,7 @@ export class Outbox {
       const [piece] = frame.pieces;
       if (piece === undefined) {
         this.#next += 1;
-        if (frame.begun) frame.onWritten?.();
+        if (frame.begun && frame.onWritten !== undefined) this.#finished.push(frame.onWritten);
         continue;
       }
       frame.begun = true;

@@ -9,6 +9,7 @@
 
 import { isAbsolute, normalize } from 'node:path';
 import { z } from 'zod';
+import { parseAddress } from './addresses.ts';
 import { CHUNK_BYTES_MAX } from './ids.ts';
 import { parseDurationMs, parseSizeBytes } from './units.ts';
 
@@ -234,9 +235,8 @@ export type ConfigValue<K extends ConfigKeyName> = z.output<
 >;
 
 function isHostAndPort(text: string): boolean {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  return match !== null && port >= 1 && port <= 65_535;
+  const address = parseAddress(text);
+  return address !== undefined && address.port >= 1;
 }
 
 function isChunkSize(bytes: number): boolean {
