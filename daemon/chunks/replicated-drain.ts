@@ -6,7 +6,7 @@
 import type { ChunkHash, NodeId } from '../protocol/ids.ts';
 import { PeerError, type Peers } from '../peers/interface.ts';
 import type { ChunkStore } from './interface.ts';
-import { callTimeoutMs, type ChunkRow, type ChunkRows, HAVE_HASHES_MAX } from './replicated-options.ts';
+import { type ChunkRow, type ChunkRows, HAVE_HASHES_MAX } from './replicated-options.ts';
 import type { ViewOfCluster } from './replicated-view.ts';
 
 export interface HomesCheck {
@@ -42,7 +42,7 @@ export async function checkHomes(options: {
     if (!view.isHere(node)) return [];
     try {
       // A home that was just started syncs what it finds: as if the bytes were moved.
-      const timeoutMs = callTimeoutMs(hashes.length * 65_536);
+      const timeoutMs = view.timeoutMs(hashes.length * 65_536);
       const { answer } = await peers.call(
         node,
         'chunk-have',

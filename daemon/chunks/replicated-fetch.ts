@@ -18,7 +18,7 @@ import type { Log } from '../runtime/log.ts';
 import { openLru } from '../runtime/lru.ts';
 import { formatBytes } from '../protocol/units.ts';
 import type { ChunkStore } from './interface.ts';
-import { callTimeoutMs, type ChunkName } from './replicated-options.ts';
+import type { ChunkName } from './replicated-options.ts';
 import type { ViewOfCluster } from './replicated-view.ts';
 
 /** Being fetched at once. */
@@ -74,7 +74,7 @@ export function openFetcher(options: {
       node,
       'chunk-get',
       { hash },
-      { timeoutMs: callTimeoutMs(size) },
+      { timeoutMs: view.timeoutMs(size) },
     );
     return answer.size < 0 ? undefined : bytes;
   }

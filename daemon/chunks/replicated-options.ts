@@ -8,10 +8,6 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import type { ChunkStore } from './interface.ts';
 
-/** Time that one call may take beside what its bytes need. */
-export const CALL_MS_BASE = 3000;
-/** The slowest network and disk that are waited for: 2 MiB/s. */
-export const CALL_BYTES_PER_MS_MIN = 2048;
 /** Hashes in one `chunk-have`: an answer must not keep a node busy for long. */
 export const HAVE_HASHES_MAX = 1000;
 /** The same when each is read and verified. */
@@ -61,6 +57,8 @@ export interface ReplicatedChunksOptions {
   readonly scanMs?: number;
   /** Every local chunk is read and verified once in this time. Default: 7 days. */
   readonly scrubRoundMs?: number;
+  /** How long a call may take beside the time for its bytes. Default: 3 s. */
+  readonly callMs?: number;
   /** Chunks known to be lacking at once; further ones are only counted until there is room. Default: 50,000. */
   readonly lackingMax?: number;
   /** Default: the machine's timers. */
@@ -71,9 +69,4 @@ export interface ChunkName {
   readonly hash: ChunkHash;
   /** Bytes. */
   readonly size: number;
-}
-
-/** How long a call that moves `bytes` may take. */
-export function callTimeoutMs(bytes: number): number {
-  return CALL_MS_BASE + Math.ceil(bytes / CALL_BYTES_PER_MS_MIN);
 }

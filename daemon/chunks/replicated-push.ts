@@ -15,7 +15,6 @@ import { PeerError, type Peers } from '../peers/interface.ts';
 import { type ByteGate, openByteGate } from '../runtime/byte-gate.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
-import { CALL_MS_BASE, callTimeoutMs } from './replicated-options.ts';
 import type { ViewOfCluster } from './replicated-view.ts';
 
 /** On their way to one node: four whole chunks keep a fast link busy. */
@@ -80,7 +79,10 @@ export function openPusher(options: { peers: Peers; view: ViewOfCluster; clock: 
 
   async function has(node: NodeId, hash: ChunkHash, signal: AbortSignal): Promise<boolean> {
     const request = { hashes: [hash], verify: false };
-    const { answer } = await peers.call(node, 'chunk-have', request, { timeoutMs: CALL_MS_BASE, signal });
+    const { answer } = await peers.call(node, 'chunk-have', request, {
+      timeoutMs: view.timeoutMs(0),
+      signal,
+    });
     return answer.have[0] === true;
   }
 
@@ -99,7 +101,7 @@ export function openPusher(options: { peers: Peers; view: ViewOfCluster; clock: 
         if (signal.aborted) throw new PeerError('aborted', 'the store of this chunk has failed');
         // It may have failed others while this one waited.
         if (!isUsable(node)) return false;
-        const timeoutMs = callTimeoutMs(gate.bytes);
+        const timeoutMs = view.timeoutMs(gate.bytes);
         await peers.call(node, 'chunk-put', { hash }, { bytes: [data], timeoutMs, signal });
         figures.pushed += 1;
         figures.pushedBytes += data.length;

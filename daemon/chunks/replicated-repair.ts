@@ -31,9 +31,10 @@ const SCAN_ROWS = 500;
 /** File look-ups of a scan at once. */
 const LOOKS_AT_ONCE = 8;
 /** One unit of work: chunks that are fetched side by side. */
-const UNIT_CHUNKS_MAX = 64;
+const UNIT_CHUNKS_MAX = 256;
 const UNIT_BYTES_MAX = 16 * 1024 * 1024;
-const FETCHES_AT_ONCE = 8;
+/** Small chunks that arrive together share a transaction of small.db. The fetcher bounds the bytes. */
+const FETCHES_AT_ONCE = 64;
 /** Links that flap do not cause a scan each. */
 const SCAN_SOON_MS = 60_000;
 const RETRY_MS_MIN = 5000;

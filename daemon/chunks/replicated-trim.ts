@@ -23,7 +23,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Throttle } from '../runtime/throttle.ts';
 import type { ChunkStore } from './interface.ts';
-import { callTimeoutMs, type ChunkName, type ChunkRows, HAVE_VERIFIED_MAX } from './replicated-options.ts';
+import { type ChunkName, type ChunkRows, HAVE_VERIFIED_MAX } from './replicated-options.ts';
 import type { ViewOfCluster } from './replicated-view.ts';
 
 /** Local files looked at in one unit of work. */
@@ -54,9 +54,9 @@ export interface TrimOptions {
 export function startTrim(options: TrimOptions): Trim {
   const { local, peers, rows, view, clock } = options;
   const going = new Set<ChunkHash>();
+  let seenBytes = 0;
   let files: AsyncIterator<ChunkName> | undefined = listing();
   let endedAtMs = clock.monotonicMs();
-  let seenBytes = 0;
   let chunks = 0;
   let bytes = 0;
 
@@ -96,7 +96,7 @@ export function startTrim(options: TrimOptions): Trim {
   /** Which of the chunks `node` has verified. */
   async function ask(node: NodeId, asked: readonly ChunkName[], signal: AbortSignal): Promise<ChunkHash[]> {
     if (!view.isHere(node)) return [];
-    const timeoutMs = callTimeoutMs(asked.reduce((sum, { size }) => sum + size, 0));
+    const timeoutMs = view.timeoutMs(asked.reduce((sum, { size }) => sum + size, 0));
     try {
       const request = { hashes: asked.map(({ hash }) => hash), verify: true };
       const { answer } = await peers.call(node, 'chunk-have', request, { timeoutMs, signal });

@@ -17,6 +17,9 @@ import type { ReplicatedChunksOptions } from './replicated-options.ts';
 
 /** Absences turn into deaths by time alone, so the view is made anew after this long. */
 const VIEW_AGE_MS_MAX = 1000;
+const CALL_MS = 3000;
+/** The slowest network and disk that are waited for: 2 MiB/s. */
+const CALL_BYTES_PER_MS_MIN = 2048;
 
 export interface View extends PlacedNodes {
   /** Equal for views with the same placement. */
@@ -34,6 +37,8 @@ export interface ViewOfCluster {
   /** Called when the placement or who is away has changed. */
   onChange(listener: (view: View) => void): void;
   isHere(id: NodeId): boolean;
+  /** How long a call that moves `bytes` may take. */
+  timeoutMs(bytes: number): number;
   isHome(chunk: { hash: ChunkHash; size: number }, node: NodeId): boolean;
   homes(chunk: { hash: ChunkHash; size: number }): readonly NodeId[];
   /** Where else to ask for a chunk, the likeliest first. */
@@ -126,6 +131,7 @@ export function viewOfCluster(options: ReplicatedChunksOptions, graceMs: number)
       listeners.push(listener);
     },
     isHere,
+    timeoutMs: (bytes) => (options.callMs ?? CALL_MS) + Math.ceil(bytes / CALL_BYTES_PER_MS_MIN),
     isHome: ({ hash, size }, node) =>
       size <= SMALL_CHUNK_BYTES_MAX
         ? current().placed.includes(node)
