@@ -6,7 +6,6 @@
  * of lengths) by what `put`, `remove` and `copy` answer.
  */
 
-import type { DatabaseSync } from 'node:sqlite';
 import { FsError } from '../protocol/errors.ts';
 import {
   CHUNK_BYTES_MAX,
@@ -17,7 +16,8 @@ import {
 } from '../protocol/ids.ts';
 import type { NewExtent } from '../protocol/operations.ts';
 import { assert } from '../runtime/assert.ts';
-import { type ExtentRow, hashToBytes, query } from './rows.ts';
+import type { Connection } from './connection.ts';
+import { type ExtentRow, hashToBytes } from './rows.ts';
 
 /** Running totals of the whole tree; the log's last row carries them across restarts. */
 export interface Totals {
@@ -54,29 +54,25 @@ export interface SmallChunkSink {
 }
 
 export function extentWriter(
-  database: DatabaseSync,
+  connection: Connection,
   totals: Totals,
   unsettled: SmallChunkSink,
 ): ExtentWriter {
-  const overlapping = query(
-    database,
-    `SELECT offset, length, chunk, chunk_offset FROM extent
+  const overlapping = connection.query(`SELECT offset, length, chunk, chunk_offset FROM extent
      WHERE inode = ?1 AND offset < ?3 AND offset >= coalesce(
        (SELECT max(e.offset) FROM extent e WHERE e.inode = ?1 AND e.offset <= ?2), 0)
-     ORDER BY offset`,
-  );
-  const lastOnes = query(
-    database,
+     ORDER BY offset`);
+  const lastOnes = connection.query(
     'SELECT offset, length, chunk FROM extent WHERE inode = ? ORDER BY offset DESC LIMIT ?',
   );
-  const insert = database.prepare('INSERT INTO extent VALUES (?, ?, ?, ?, ?)');
-  const shorten = database.prepare('UPDATE extent SET length = ? WHERE inode = ? AND offset = ?');
-  const erase = database.prepare('DELETE FROM extent WHERE inode = ? AND offset = ?');
-  const addStored = database.prepare('UPDATE inode SET stored = stored + ? WHERE inode = ?');
-  const chunkByHash = query(database, 'SELECT chunk, refs FROM chunk WHERE hash = ?');
-  const chunkInsert = database.prepare('INSERT INTO chunk (hash, bytes, refs) VALUES (?, ?, 1)');
-  const addRefs = database.prepare('UPDATE chunk SET refs = refs + ? WHERE chunk = ?');
-  const chunkDelete = database.prepare('DELETE FROM chunk WHERE chunk = ?');
+  const insert = connection.command('INSERT INTO extent VALUES (?, ?, ?, ?, ?)');
+  const shorten = connection.command('UPDATE extent SET length = ? WHERE inode = ? AND offset = ?');
+  const erase = connection.command('DELETE FROM extent WHERE inode = ? AND offset = ?');
+  const addStored = connection.command('UPDATE inode SET stored = stored + ? WHERE inode = ?');
+  const chunkByHash = connection.query('SELECT chunk, refs FROM chunk WHERE hash = ?');
+  const chunkInsert = connection.command('INSERT INTO chunk (hash, bytes, refs) VALUES (?, ?, 1)');
+  const addRefs = connection.command('UPDATE chunk SET refs = refs + ? WHERE chunk = ?');
+  const chunkDelete = connection.command('DELETE FROM chunk WHERE chunk = ?');
 
   function remove(inode: Inode, start: number, end: number): number {
     let removed = 0;

@@ -8,6 +8,7 @@
  */
 
 import type { DatabaseSync } from 'node:sqlite';
+import { INODES_PER_MEMBER, MEMBER_NUMBER_MAX } from '../protocol/cluster.ts';
 import { CHUNK_BYTES_MAX } from '../protocol/ids.ts';
 import type { Finding } from '../protocol/control-api.ts';
 import { query } from './rows.ts';
@@ -159,10 +160,15 @@ const RULES: readonly Rule[] = [
     repair: 'DELETE FROM xattr WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.inode = xattr.inode)',
   },
   {
-    code: 'next-inode',
-    find: "SELECT max(inode) FROM inode HAVING max(inode) >= (SELECT value FROM setting WHERE key = 'next_inode')",
-    message: 'inode % is in use, but the counter of numbers is not past it',
-    repair: "UPDATE setting SET value = (SELECT max(inode) + 1 FROM inode) WHERE key = 'next_inode'",
+    code: 'member-number',
+    find: `SELECT id FROM member m WHERE number NOT BETWEEN 0 AND ${MEMBER_NUMBER_MAX} OR EXISTS (SELECT 1 FROM member o WHERE o.number = m.number AND o.id <> m.id)`,
+    message: 'member % has a number that cannot be, or that another one has too',
+  },
+  {
+    code: 'epoch-order',
+    find: `SELECT epoch FROM (SELECT epoch, first_version, lag(first_version) OVER (ORDER BY epoch) AS before FROM epoch)
+      WHERE first_version <= coalesce(before, 0) OR first_version > (SELECT value FROM setting WHERE key = 'version')`,
+    message: 'epoch % does not begin after the one before it and within the log',
   },
   {
     code: 'totals',
@@ -254,8 +260,12 @@ function putIntoLostAndFound(database: DatabaseSync, inodes: readonly number[]):
   );
   let directory = existing?.[0] as number | undefined;
   if (directory === undefined) {
-    directory = query(database, "SELECT value FROM setting WHERE key = 'next_inode'").get()?.[0] as number;
-    database.prepare("UPDATE setting SET value = value + 1 WHERE key = 'next_inode'").run();
+    // Numbers go on from the highest one that is there (inode-numbers.ts), so this one is not given again.
+    directory = query(
+      database,
+      `SELECT max((SELECT max(inode) + 1 FROM inode WHERE inode < ${INODES_PER_MEMBER}),
+         (SELECT value FROM setting WHERE key = 'next_inode'))`,
+    ).get()?.[0] as number;
     database
       .prepare(
         'INSERT INTO inode SELECT ?, 16832, 2, 0, 0, 0, 0, 0, ctime_s, 0, ctime_s, 0, ctime_s, 0, 1, NULL FROM inode WHERE inode = 1',

@@ -28,6 +28,10 @@ import {
 } from './page-sums.ts';
 
 export interface CheckpointAnswer {
+  /** The version that the checkpoint saw. */
+  readonly version: number;
+  /** It was above the limit, and nothing was copied. */
+  readonly refused: boolean;
   /** Pages in the WAL, and how many of them are in the database now. */
   readonly walPages: number;
   readonly donePages: number;
@@ -48,11 +52,12 @@ export interface VerifyAnswer {
 }
 
 export type CheckpointRequest =
-  | { readonly kind: 'checkpoint' }
+  /** Nothing above version `limit` may come into the database file. */
+  | { readonly kind: 'checkpoint'; readonly limit: number }
   | { readonly kind: 'verify'; readonly from: number }
   /** What is there counts from now on (after a repair). */
   | { readonly kind: 'renew' }
-  | { readonly kind: 'close' };
+  | { readonly kind: 'close'; readonly limit: number };
 
 /** Pages compared between two messages: a few milliseconds. */
 const VERIFY_PAGES = 256;
@@ -67,7 +72,7 @@ const statement = database.prepare('PRAGMA wal_checkpoint(PASSIVE)');
 /** Pins the snapshot. Read-only: as the last connection to close it leaves the WAL alone. */
 const pin = new DatabaseSync(path, { readOnly: true, timeout: 5000 });
 pin.exec('PRAGMA temp_store = MEMORY');
-const pinStatement = pin.prepare('SELECT count(*) FROM sqlite_schema');
+const pinnedVersion = pin.prepare("SELECT value FROM setting WHERE key = 'version'");
 const descriptor = fs.openSync(path, 'r');
 
 let sums: PageSums | undefined;
@@ -125,17 +130,28 @@ function readSums(
   }
 }
 
-function checkpoint(): CheckpointAnswer {
+function checkpoint(limit: number): CheckpointAnswer {
   if (!pinned) {
     pin.exec('BEGIN');
     pinned = true;
-    pinStatement.get();
+  }
+  // A checkpoint does not go past the pinned snapshot, so commits that come meanwhile are not taken.
+  const version = Number(pinnedVersion.get()?.['value']);
+  if (version > limit) {
+    pin.exec('COMMIT');
+    pinned = false;
+    return { version, refused: true, walPages: 0, donePages: 0 };
   }
   load();
   const { salt, pages } = walPages(`${path}-wal`, copied);
   for (const page of pages) unsure.add(page);
   const row = statement.get();
-  const answer = { walPages: Number(row?.['log'] ?? 0), donePages: Number(row?.['checkpointed'] ?? 0) };
+  const answer = {
+    version,
+    refused: false,
+    walPages: Number(row?.['log'] ?? 0),
+    donePages: Number(row?.['checkpointed'] ?? 0),
+  };
   refresh(answer.donePages >= answer.walPages);
   copied = { salt, frames: Math.max(0, answer.donePages) };
   save();
@@ -205,16 +221,18 @@ function renew(): void {
   save();
 }
 
-function close(): void {
+function close(limit: number): void {
+  let whole = false;
   try {
-    checkpoint();
-    pin.close();
-    database.close();
+    const answer = checkpoint(limit);
+    whole = !answer.refused && answer.donePages >= answer.walPages;
   } catch {
-    // Closing last, the read-only connection leaves the WAL to the next start: its pages have no sums yet.
-    database.close();
-    pin.close();
+    // Its pages have no sums yet.
   }
+  // Closing last, a connection that may write moves what is in the WAL; the read-only one leaves it.
+  if (whole) pin.close();
+  database.close();
+  if (!whole) pin.close();
   fs.closeSync(descriptor);
 }
 
@@ -222,7 +240,7 @@ port.on('message', (request: CheckpointRequest) => {
   try {
     switch (request.kind) {
       case 'checkpoint':
-        port.postMessage(checkpoint());
+        port.postMessage(checkpoint(request.limit));
         return;
       case 'verify':
         port.postMessage(verify(request.from));
@@ -232,7 +250,7 @@ port.on('message', (request: CheckpointRequest) => {
         port.postMessage({});
         return;
       case 'close':
-        close();
+        close(request.limit);
         port.close();
         return;
     }

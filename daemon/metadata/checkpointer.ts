@@ -8,13 +8,17 @@ import type { CheckpointAnswer, CheckpointRequest, PageDamage, VerifyAnswer } fr
 const DAMAGED_PAGES_MAX = 100;
 
 export interface Checkpointer {
-  run(): Promise<CheckpointAnswer>;
+  /** Nothing above version `limit` comes into the database file. */
+  run(limit: number): Promise<CheckpointAnswer>;
   /** Compares every page of meta.db with its sum; rests `pauseMs` after each MiB. */
   verify(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
   /** The pages as they are now count as right. */
   renew(): Promise<void>;
-  /** Checkpoints once more and closes; the last connection to go, so that no other one writes meta.db. */
-  close(): Promise<void>;
+  /**
+   * Checkpoints once more, up to `limit`, and closes. To be the last connection to go, so that no other one writes
+   * meta.db.
+   */
+  close(limit: number): Promise<void>;
 }
 
 export function openCheckpointer(databasePath: string): Checkpointer {
@@ -55,7 +59,7 @@ export function openCheckpointer(databasePath: string): Checkpointer {
   }
 
   return {
-    run: () => ask({ kind: 'checkpoint' }),
+    run: (limit) => ask({ kind: 'checkpoint', limit }),
     async verify({ pauseMs, signal }) {
       const damaged: PageDamage[] = [];
       for (let from = 1; ; ) {
@@ -68,10 +72,10 @@ export function openCheckpointer(databasePath: string): Checkpointer {
       }
     },
     renew: () => ask({ kind: 'renew' }),
-    async close() {
+    async close(limit) {
       await tail;
       worker.ref();
-      if (dead === undefined) worker.postMessage({ kind: 'close' } satisfies CheckpointRequest);
+      if (dead === undefined) worker.postMessage({ kind: 'close', limit } satisfies CheckpointRequest);
       await exited;
     },
   };

@@ -1,11 +1,8 @@
-/** Opens `meta.db` and its settings, and closes it without a change when the start is refused. */
+/** Opens `meta.db`, and closes it without a change when the start is refused. */
 
 import * as fs from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 import { describeError, WarrenError } from '../protocol/errors.ts';
-import { assert, defined } from '../runtime/assert.ts';
-import type { Totals } from './apply-extents.ts';
-import { query } from './rows.ts';
 import { migrate } from './schema.ts';
 
 /** More is left to the page cache of the kernel: a million files stay under 400 MiB in all. */
@@ -31,41 +28,6 @@ export function openDatabase(file: string, create: boolean): DatabaseSync {
     return database;
   } catch (error) {
     if (database !== undefined) closeUntouched(database, file);
-    throw openError(file, error);
-  }
-}
-
-type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'next_inode';
-
-export function openSettings(database: DatabaseSync, file: string) {
-  try {
-    const values = new Map<string, number>();
-    for (const row of query(database, 'SELECT key, value FROM setting').all()) {
-      values.set(row[0] as string, row[1] as number);
-    }
-    const get = (key: SettingKey) => defined(values.get(key), `setting ${key} is there`);
-    for (const key of ['version', 'settled', 'inodes', 'stored', 'next_inode'] as const) {
-      assert(Number.isSafeInteger(get(key)), `setting ${key} is a number`);
-    }
-    const update = database.prepare('UPDATE setting SET value = ? WHERE key = ?');
-    const next = query(database, "SELECT value FROM setting WHERE key = 'next_inode'");
-    let settled = get('settled');
-    return {
-      get,
-      /** As it is now; operations from the log may have moved it. */
-      nextInode: () => defined(next.get(), 'setting next_inode is there')[0] as number,
-      /** `settled` as of the last save. */
-      committedSettled: () => settled,
-      save(version: number, settledNow: number, totals: Totals): void {
-        update.run(version, 'version');
-        update.run(settledNow, 'settled');
-        update.run(totals.inodes, 'inodes');
-        update.run(totals.stored, 'stored');
-        settled = settledNow;
-      },
-    };
-  } catch (error) {
-    closeUntouched(database, file);
     throw openError(file, error);
   }
 }

@@ -20,24 +20,22 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { crc32 } from 'node:zlib';
-import { WarrenError } from '../protocol/errors.ts';
 import { assert } from '../runtime/assert.ts';
+import { syncDirectory } from './durable-folder.ts';
+import {
+  ENTRY_HEADER_BYTES,
+  FORMAT_VERSION,
+  HEADER_BYTES,
+  listSegments,
+  MAGIC,
+  placeOf,
+  SEGMENT_BYTES,
+} from './log-reading.ts';
 
-export const SEGMENT_BYTES = 16 * 1024 * 1024;
-const MAGIC = 0x57524e4c; // "WRNL"
-const FORMAT_VERSION = 1;
-const HEADER_BYTES = 32;
-const ENTRY_HEADER_BYTES = 8;
-const NAME_PATTERN = /^(\d{16})\.log$/;
+let sparesMade = 0;
 const ZEROS = Buffer.alloc(1024 * 1024);
 /** Longest entry: a segment must hold at least two. */
 export const ENTRY_BYTES_MAX = SEGMENT_BYTES / 2 - HEADER_BYTES - ENTRY_HEADER_BYTES;
-
-export interface LogEntry {
-  readonly version: number;
-  /** View into the segment's bytes: copy what is kept. */
-  readonly body: Buffer;
-}
 
 export interface OperationLog {
   /** Makes sure that the next entry, of `bytes`, has a place. Errors: those of the disk; nothing has changed. */
@@ -54,64 +52,6 @@ export interface OperationLog {
   close(): void;
 }
 
-interface Segment {
-  readonly file: string;
-  readonly first: number;
-}
-
-/** Every readable entry from `after` + 1 on, in order; stops at the first gap or damaged entry. */
-export function* readLog(directory: string, after: number): Generator<LogEntry> {
-  let expected: number | undefined;
-  const segments = listSegments(directory);
-  for (const [index, segment] of segments.entries()) {
-    const next = segments[index + 1];
-    if (next !== undefined && next.first <= after + 1) continue;
-    if (expected !== undefined && segment.first !== expected) return;
-    const content = fs.readFileSync(segment.file);
-    for (const entry of entries(content, segment.first)) {
-      expected = entry.version + 1;
-      if (entry.version > after) yield entry;
-    }
-    expected ??= segment.first;
-  }
-}
-
-/** The last operation that the log holds without a gap; undefined when there is no log. */
-export function lastVersion(directory: string): number | undefined {
-  let last: number | undefined;
-  for (const segment of listSegments(directory)) {
-    if (last !== undefined && segment.first !== last + 1) return last;
-    last = segment.first - 1;
-    for (const entry of entries(fs.readFileSync(segment.file), segment.first)) last = entry.version;
-  }
-  return last;
-}
-
-export function hasLog(directory: string): boolean {
-  return fs.existsSync(directory) && listSegments(directory).length > 0;
-}
-
-/**
- * First version of the log, and the last one that it says was durable; Infinity and 0 for no log. Entries up to
- * `durable` that cannot be read were lost by damage, not by a power cut.
- */
-export function logReach(directory: string): { first: number; durable: number } {
-  const segments = listSegments(directory);
-  let durable = 0;
-  const header = Buffer.alloc(HEADER_BYTES);
-  for (const { file, first } of segments) {
-    const descriptor = fs.openSync(file, 'r');
-    try {
-      if (fs.readSync(descriptor, header, 0, HEADER_BYTES, 0) < HEADER_BYTES) continue;
-    } finally {
-      fs.closeSync(descriptor);
-    }
-    const unknown = header.readUInt32LE(12);
-    if (isHeader(header, first) && unknown > 0) durable = Math.max(durable, first - unknown);
-  }
-  return { first: segments[0]?.first ?? Number.POSITIVE_INFINITY, durable };
-}
-
 /** Opens the log for appending after `version`: always in a new segment. */
 export function openOperationLog(directory: string, version: number): OperationLog {
   fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -121,8 +61,9 @@ export function openOperationLog(directory: string, version: number): OperationL
   }
   let segments = listSegments(directory).filter((segment) => segment.first <= version);
   for (const stale of listSegments(directory)) {
-    // A segment that starts behind the state holds nothing that counts (its start was never reached).
-    if (stale.first > version) fs.rmSync(stale.file);
+    // A segment that starts behind the state holds nothing that counts (its start was never reached). One that starts
+    // where the new one does is replaced by it, so that there is a log at every moment.
+    if (stale.first > version + 1) fs.rmSync(stale.file);
   }
   // What a killed process wrote is in the kernel's memory only, and entries made durable now rely on it.
   for (const { file } of segments) syncFile(file);
@@ -148,12 +89,14 @@ export function openOperationLog(directory: string, version: number): OperationL
     const file = path.join(directory, `${String(next).padStart(16, '0')}.log`);
     let opened = -1;
     if (spare === undefined) {
+      const made = path.join(directory, `spare-next-${++sparesMade}`);
       try {
-        opened = fs.openSync(file, 'w+', 0o600);
+        opened = fs.openSync(made, 'w+', 0o600);
         for (let at = 0; at < SEGMENT_BYTES; at += ZEROS.length) writeAll(opened, ZEROS, at);
+        fs.renameSync(made, file);
       } catch (error) {
         if (opened >= 0) fs.closeSync(opened);
-        fs.rmSync(file, { force: true });
+        fs.rmSync(made, { force: true });
         throw error;
       }
     } else {
@@ -195,7 +138,8 @@ export function openOperationLog(directory: string, version: number): OperationL
 
   async function prepareSpare(): Promise<void> {
     preparing = true;
-    const file = path.join(directory, 'spare-next');
+    // Another opening of this log may still be making one.
+    const file = path.join(directory, `spare-next-${++sparesMade}`);
     try {
       const handle = await fs.promises.open(file, 'w', 0o600);
       try {
@@ -268,6 +212,7 @@ export function openOperationLog(directory: string, version: number): OperationL
     },
     bytes: () => (segments.length + (spare === undefined ? 0 : 1)) * SEGMENT_BYTES,
     close() {
+      if (closed) return;
       flush();
       for (const old of unsynced) fs.closeSync(old);
       fs.closeSync(descriptor);
@@ -278,22 +223,30 @@ export function openOperationLog(directory: string, version: number): OperationL
   };
 }
 
-function listSegments(directory: string): Segment[] {
-  if (!fs.existsSync(directory)) return [];
-  const found: Segment[] = [];
-  for (const name of fs.readdirSync(directory).sort()) {
-    const match = NAME_PATTERN.exec(name);
-    if (match?.[1] !== undefined) found.push({ file: path.join(directory, name), first: Number(match[1]) });
+/**
+ * Takes every entry after `version` out of the files of a log that is not open; durable when it returns. The newest
+ * segment goes first, so that after a crash the log is one without a gap. `onStep` is told after each segment.
+ */
+export function cutLog(directory: string, version: number, onStep: (step: string) => void): void {
+  const segments = listSegments(directory);
+  const place = placeOf(directory, version + 1);
+  for (const [index, { first, file }] of [...segments.entries()].toReversed()) {
+    // The oldest one stays: there is a log at every moment.
+    if (first <= version || index === 0) break;
+    fs.rmSync(file);
+    syncDirectory(directory);
+    onStep('log-segment-removed');
   }
-  return found;
-}
-
-function isHeader(header: Buffer, first: number): boolean {
-  return (
-    header.readUInt32LE(0) === MAGIC &&
-    header.readUInt32LE(24) === crc32(header.subarray(0, 24)) &&
-    Number(header.readBigUInt64LE(16)) === first
-  );
+  if (place === undefined || !fs.existsSync(place.file)) return;
+  // A length of zero ends a segment.
+  const descriptor = fs.openSync(place.file, 'r+');
+  try {
+    writeAll(descriptor, Buffer.alloc(4), place.at);
+    fs.fdatasyncSync(descriptor);
+  } finally {
+    fs.closeSync(descriptor);
+  }
+  onStep('log-cut');
 }
 
 function writeAll(descriptor: number, data: Buffer, at: number): void {
@@ -309,32 +262,6 @@ function syncFile(file: string): void {
     fs.fdatasyncSync(descriptor);
   } finally {
     fs.closeSync(descriptor);
-  }
-}
-
-function* entries(content: Buffer, first: number): Generator<LogEntry> {
-  if (content.length < HEADER_BYTES || content.readUInt32LE(0) !== MAGIC) return;
-  if (content.readUInt32LE(24) !== crc32(content.subarray(0, 24))) return;
-  const format = content.readUInt32LE(4);
-  if (format > FORMAT_VERSION) {
-    throw new WarrenError({
-      code: 'LOG_TOO_NEW',
-      message: `The operation log has format version ${format}; this Warren knows versions up to ${FORMAT_VERSION}.`,
-      hint: 'Run the newer Warren that wrote it. Nothing was changed.',
-    });
-  }
-  if (Number(content.readBigUInt64LE(16)) !== first) return;
-  const salt = content.readUInt32LE(8);
-  let version = first;
-  let at = HEADER_BYTES;
-  while (at + ENTRY_HEADER_BYTES <= content.length) {
-    const length = content.readUInt32LE(at);
-    if (length === 0 || at + ENTRY_HEADER_BYTES + length > content.length) return;
-    const body = content.subarray(at + ENTRY_HEADER_BYTES, at + ENTRY_HEADER_BYTES + length);
-    if (content.readUInt32LE(at + 4) !== crc32(body, salt)) return;
-    yield { version, body };
-    version++;
-    at += ENTRY_HEADER_BYTES + length;
   }
 }
 

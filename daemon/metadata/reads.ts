@@ -1,7 +1,9 @@
 /** Everything the file system asks of `meta.db` without changing it. Synchronous: a lookup costs microseconds. */
 
-import type { DatabaseSync } from 'node:sqlite';
+import type { ClusterSettings, Member } from '../protocol/cluster.ts';
 import type { ChunkHash, Inode, Name } from '../protocol/ids.ts';
+import type { ClusterState } from './cluster-state.ts';
+import type { Connection } from './connection.ts';
 import {
   type DentryRow,
   dentryRow,
@@ -13,7 +15,6 @@ import {
   INODE_COLUMNS,
   type InodeRow,
   inodeRow,
-  query,
 } from './rows.ts';
 
 export interface FragmentedSlot {
@@ -36,50 +37,52 @@ export interface MetadataReads {
   xattrs(inode: Inode): { name: Uint8Array; value: Uint8Array }[];
   /** An operation brought an extended attribute. */
   noteXattr(): void;
+  /** The database was opened anew and may hold another state. */
+  reload(): void;
   isOrphan(inode: Inode): boolean;
   orphans(limit: number): Inode[];
   unreferencedChunks(limit: number): { hash: ChunkHash; bytes: number }[];
   hasChunk(hash: ChunkHash): boolean;
   countExtents(inode: Inode, start: number, end: number): number;
+  /** Members of the cluster, by number; none on a node that never was in one. */
+  members(): readonly Member[];
+  settings(): ClusterSettings;
   /** How many chunks there are and what they add up to; a scan. */
   chunkTotals(): { chunks: number; bytes: number };
 }
 
-export function metadataReads(database: DatabaseSync): MetadataReads {
-  const inode = query(database, `SELECT ${INODE_COLUMNS} FROM inode WHERE inode = ?`);
-  const dentry = query(
-    database,
+export function metadataReads(connection: Connection, cluster: ClusterState): MetadataReads {
+  const inode = connection.query(`SELECT ${INODE_COLUMNS} FROM inode WHERE inode = ?`);
+  const dentry = connection.query(
     'SELECT name, inode, type, cookie FROM dentry WHERE parent = ? AND name = ?',
   );
-  const child = query(
-    database,
+  const child = connection.query(
     `SELECT ${INODE_COLUMNS.replaceAll(/(\w+)/g, 'i.$1')} FROM dentry d JOIN inode i ON i.inode = d.inode WHERE d.parent = ? AND d.name = ?`,
   );
-  const list = query(
-    database,
+  const list = connection.query(
     'SELECT name, inode, type, cookie FROM dentry WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?',
   );
   // The extent that starts at or before `start` is found first, so that the scan begins at the right row.
-  const extents = query(
-    database,
-    `SELECT ${EXTENT_COLUMNS} FROM extent JOIN chunk ON chunk.chunk = extent.chunk
+  const extents =
+    connection.query(`SELECT ${EXTENT_COLUMNS} FROM extent JOIN chunk ON chunk.chunk = extent.chunk
      WHERE extent.inode = ?1 AND extent.offset < ?3 AND extent.offset >= coalesce(
        (SELECT max(e.offset) FROM extent e WHERE e.inode = ?1 AND e.offset <= ?2), 0)
-     ORDER BY extent.offset`,
-  );
-  const xattr = query(database, 'SELECT value FROM xattr WHERE inode = ? AND name = ?');
-  const xattrs = query(database, 'SELECT name, value FROM xattr WHERE inode = ? ORDER BY name');
+     ORDER BY extent.offset`);
+  const xattr = connection.query('SELECT value FROM xattr WHERE inode = ? AND name = ?');
+  const xattrs = connection.query('SELECT name, value FROM xattr WHERE inode = ? ORDER BY name');
   // `ls -l` asks each file for its ACL, and mostly there is no attribute anywhere: that answer costs nothing.
-  let anyXattr = query(database, 'SELECT 1 FROM xattr LIMIT 1').get() !== undefined;
-  const orphan = query(database, 'SELECT 1 FROM orphan WHERE inode = ?');
-  const orphans = query(database, 'SELECT inode FROM orphan ORDER BY inode LIMIT ?');
-  const unreferenced = query(database, 'SELECT hash, bytes FROM chunk WHERE refs = 0 ORDER BY chunk LIMIT ?');
-  const chunkByHash = query(database, 'SELECT 1 FROM chunk WHERE hash = ?');
-  const countExtents = query(
-    database,
+  const firstXattr = connection.query('SELECT 1 FROM xattr LIMIT 1');
+  let anyXattr = firstXattr.get() !== undefined;
+  const orphan = connection.query('SELECT 1 FROM orphan WHERE inode = ?');
+  const orphans = connection.query('SELECT inode FROM orphan ORDER BY inode LIMIT ?');
+  const unreferenced = connection.query(
+    'SELECT hash, bytes FROM chunk WHERE refs = 0 ORDER BY chunk LIMIT ?',
+  );
+  const chunkByHash = connection.query('SELECT 1 FROM chunk WHERE hash = ?');
+  const countExtents = connection.query(
     'SELECT count(*) FROM extent WHERE inode = ? AND offset >= ? AND offset < ?',
   );
-  const chunkTotals = query(database, 'SELECT count(*), coalesce(sum(bytes), 0) FROM chunk WHERE refs > 0');
+  const chunkTotals = connection.query('SELECT count(*), coalesce(sum(bytes), 0) FROM chunk WHERE refs > 0');
 
   return {
     inode(number) {
@@ -108,6 +111,9 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
     noteXattr() {
       anyXattr = true;
     },
+    reload() {
+      anyXattr = firstXattr.get() !== undefined;
+    },
     isOrphan: (number) => orphan.get(number) !== undefined,
     orphans: (limit) => orphans.all(limit).map((row) => row[0] as Inode),
     unreferencedChunks: (limit) =>
@@ -116,6 +122,8 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
         .map((row) => ({ hash: hashFromBytes(row[0] as Uint8Array), bytes: row[1] as number })),
     hasChunk: (hash) => chunkByHash.get(hashToBytes(hash)) !== undefined,
     countExtents: (number, start, end) => countExtents.get(number, start, end)?.[0] as number,
+    members: () => cluster.members(),
+    settings: () => cluster.settings(),
     chunkTotals() {
       const row = chunkTotals.get();
       return { chunks: (row?.[0] as number | undefined) ?? 0, bytes: (row?.[1] as number | undefined) ?? 0 };

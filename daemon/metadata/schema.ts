@@ -8,7 +8,11 @@
  * file's extents. `inode.parent` is the `..` of a directory and 0 for everything else.
  *
  * `setting` says which state this is: `version` is the last operation that is in it, `settled` the last one
- * whose small chunks are all in `small.db`, `inodes` and `stored` are running totals.
+ * whose small chunks are all in `small.db` (the only thing here that differs between nodes), `inodes` and `stored`
+ * are running totals. `next_inode` is where the numbers of format 1 ended (inode-numbers.ts).
+ *
+ * `member`, `epoch` (each leadership with its first operation) and `cluster_setting` (values in JSON) are empty on a
+ * node that never was in a cluster. `epoch` does not list the operations before the first leadership: epoch 1.
  *
  * The root directory has mode 16877 (040755).
  *
@@ -70,6 +74,22 @@ const MIGRATIONS: readonly string[] = [
   CREATE TABLE setting (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
   INSERT INTO setting VALUES ('next_inode', 2), ('version', 0), ('settled', 0), ('inodes', 1), ('stored', 0);
   INSERT INTO inode VALUES (1, 16877, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, NULL);
+  `,
+  `
+  CREATE TABLE member (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE,
+    role TEXT NOT NULL,
+    address TEXT NOT NULL,
+    state TEXT NOT NULL,
+    key TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  CREATE TABLE epoch (
+    epoch INTEGER PRIMARY KEY,
+    first_version INTEGER NOT NULL UNIQUE,
+    leader TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE cluster_setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
   `,
 ];
 

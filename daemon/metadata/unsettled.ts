@@ -27,19 +27,26 @@ export interface Unsettled extends SmallChunkSink {
   /** Every operation up to this one has all its small chunks in small.db, if `now` is the last one. */
   settledVersion(now: number): number;
   bytes(): number;
+  /** Remembers what is waiting now; answers how to come back to it. */
+  save(): () => void;
+  clear(): void;
   /** Resolves when there is room for new ones. */
   room(): Promise<void> | undefined;
 }
 
 export function unsettledChunks(): Unsettled {
   // In the order of versions: an entry is added once and never moved.
-  const waiting = new Map<ChunkHash, Waiting>();
+  let waiting = new Map<ChunkHash, Waiting>();
   let bytes = 0;
   let roomWaiters: (() => void)[] = [];
 
   function remove(hash: ChunkHash, entry: Waiting): void {
     waiting.delete(hash);
     bytes -= entry.data.byteLength;
+    wakeWaiters();
+  }
+
+  function wakeWaiters(): void {
     if (bytes < UNSETTLED_BYTES_MAX && roomWaiters.length > 0) {
       for (const wake of roomWaiters) wake();
       roomWaiters = [];
@@ -80,6 +87,18 @@ export function unsettledChunks(): Unsettled {
       return oldest.done === true ? now : oldest.value.version - 1;
     },
     bytes: () => bytes,
+    save() {
+      const [savedWaiting, savedBytes] = [new Map(waiting), bytes];
+      return () => {
+        waiting = savedWaiting;
+        bytes = savedBytes;
+      };
+    },
+    clear() {
+      waiting = new Map();
+      bytes = 0;
+      wakeWaiters();
+    },
     room() {
       if (bytes < UNSETTLED_BYTES_MAX) return undefined;
       return new Promise((resolve) => roomWaiters.push(resolve));

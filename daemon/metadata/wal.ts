@@ -8,13 +8,15 @@
  * is cut after the last one that the log reaches. What is in the database file itself is never ahead: the log
  * is synced before a checkpoint.
  *
+ * The same cut takes back what a leader had that nobody else has (rewinding.ts).
+ *
  * Source of the form: https://sqlite.org/fileformat2.html, section 4 (the write-ahead log).
  */
 
 import * as fs from 'node:fs';
 import { systemErrorCode } from '../protocol/errors.ts';
 import type { Log } from '../runtime/log.ts';
-import { lastVersion, logReach } from './operation-log.ts';
+import { lastVersion, logReach } from './log-reading.ts';
 
 const HEADER_BYTES = 32;
 const FRAME_HEADER_BYTES = 24;
@@ -39,12 +41,17 @@ export function takeBackWal(databasePath: string, logDirectory: string, log: Log
     log.info('meta.db was ahead of the log after a power cut and was taken back', { version: last });
 }
 
+/** Whether the database file itself, without its WAL, is at or below `version`. */
+export function fileIsAtMost(databasePath: string, version: number): boolean {
+  return isAtMost(stampOfFile(databasePath), stampOf(version));
+}
+
 /**
  * Cuts the WAL of the database behind the last commit at or below `lastVersion`. Answers how many bytes went:
- * none where the database file itself is past that version, which no power cut does.
+ * none where the database file itself is past that version, which no power cut does. No connection may be open.
  */
-function cutWal(databasePath: string, lastVersion: number): number {
-  if (!isAtMost(stampOfFile(databasePath), stampOf(lastVersion))) return 0;
+export function cutWal(databasePath: string, lastVersion: number): number {
+  if (!fileIsAtMost(databasePath, lastVersion)) return 0;
   let descriptor: number;
   try {
     descriptor = fs.openSync(`${databasePath}-wal`, 'r+');

@@ -68,7 +68,12 @@ const DAMAGES: readonly Damage[] = [
   { code: 'chunk-references', sql: 'UPDATE chunk SET refs = 5 WHERE chunk = 1' },
   { code: 'chunk-shape', sql: "UPDATE chunk SET hash = x'00' WHERE chunk = 1", loss: true },
   { code: 'xattr-without-inode', sql: "INSERT INTO xattr VALUES (99, x'41', x'42')" },
-  { code: 'next-inode', sql: "UPDATE setting SET value = 3 WHERE key = 'next_inode'" },
+  {
+    code: 'member-number',
+    sql: "INSERT INTO member VALUES ('a', 256, 'auto', 'a:1', 'active', 'k')",
+    loss: true,
+  },
+  { code: 'epoch-order', sql: "INSERT INTO epoch VALUES (256, 1, 'a'), (512, 1000, 'b')", loss: true },
   { code: 'totals', sql: "UPDATE setting SET value = 77 WHERE key = 'inodes'" },
   { code: 'totals', sql: "UPDATE setting SET value = 77 WHERE key = 'stored'" },
 ];

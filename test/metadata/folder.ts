@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { checkMetadata } from '../../daemon/metadata/check.ts';
-import { type Metadata, openMetadata } from '../../daemon/metadata/metadata.ts';
+import { type Metadata, type MetadataOptions, openMetadata } from '../../daemon/metadata/metadata.ts';
 import type { Finding } from '../../daemon/protocol/control-api.ts';
 import { type ChunkHash, type Inode, ROOT_INODE, type Timestamp } from '../../daemon/protocol/ids.ts';
 import type { NewExtent, Operation } from '../../daemon/protocol/operations.ts';
@@ -31,7 +31,7 @@ export interface Folder extends Disposable {
   readonly directory: string;
   readonly database: string;
   readonly lines: string[];
-  open(options?: { salvage?: boolean }): Metadata;
+  open(options?: Partial<MetadataOptions>): Metadata;
 }
 
 export function openFolder(): Folder {

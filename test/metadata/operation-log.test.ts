@@ -18,15 +18,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { crc32 as crcOf } from 'node:zlib';
-import {
-  ENTRY_BYTES_MAX,
-  hasLog,
-  logReach,
-  type OperationLog,
-  openOperationLog,
-  readLog,
-  SEGMENT_BYTES,
-} from '../../daemon/metadata/operation-log.ts';
+import { hasLog, logReach, readLog, SEGMENT_BYTES } from '../../daemon/metadata/log-reading.ts';
+import { ENTRY_BYTES_MAX, type OperationLog, openOperationLog } from '../../daemon/metadata/operation-log.ts';
 import { requireRoot } from '../support/requirements.ts';
 
 const HEADER_BYTES = 32;
