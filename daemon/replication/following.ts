@@ -9,7 +9,12 @@
  * While entries are taken back or the state is replaced nothing else is taken: appends are answered `busy`.
  */
 
-import { MEMBER_NUMBER_MAX, type EncodedEntry, type LogPosition } from '../protocol/cluster.ts';
+import {
+  comparePositions,
+  type EncodedEntry,
+  type LogPosition,
+  MEMBER_NUMBER_MAX,
+} from '../protocol/cluster.ts';
 import { describeError, WarrenError } from '../protocol/errors.ts';
 import type { Epoch, NodeId, Version } from '../protocol/ids.ts';
 import type { AppendAnswer, AppendRequest } from '../protocol/peer-api.ts';
@@ -41,6 +46,8 @@ export function startFollowing(context: Context): Following {
   let underWay: Promise<unknown> = Promise.resolve();
   let writing: Promise<void> = Promise.resolve();
   let fetchFromMs = 0;
+  /** What `onFork` was told last: taking back may fail after it, and a copy is fetched for the same fork. */
+  let keptFork: { readonly common: LogPosition; readonly last: LogPosition } | undefined;
   let closed = false;
 
   peers.handle('append', async (from, request, bytes) => ({ answer: await append(from, request, bytes) }));
@@ -162,12 +169,15 @@ export function startFollowing(context: Context): Following {
   async function keepFork(common: LogPosition): Promise<void> {
     const last = state.position();
     if (last.version <= common.version || !ledAfter(common)) return;
+    const known = keptFork?.common.version === common.version && comparePositions(keptFork.last, last) === 0;
+    if (known) return;
     await context.onFork({
       common,
       last,
       entries: state.entriesAfter(common.version, Number.POSITIVE_INFINITY),
       committed: Math.max(common.version, Math.min(context.committed(), last.version)) as Version,
     });
+    keptFork = { common, last };
   }
 
   function ledAfter(common: LogPosition): boolean {

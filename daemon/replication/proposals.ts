@@ -158,16 +158,21 @@ export function openProposals(options: {
     );
   }
 
+  /** This node's log has `version` of that leadership's log; one that lost may be longer. */
+  function hasReached(epoch: Epoch, version: Version): boolean {
+    const here = state.position();
+    return here.epoch >= epoch && here.version >= version;
+  }
+
   /** The leader's word was heard; answers once this node has applied as much. */
   function settle(pending: Pending): boolean {
-    const here = state.position().version;
     if (pending.refusal !== undefined) {
-      if (here < pending.refusal.seenAt) return false;
+      if (!hasReached(pending.epoch, pending.refusal.seenAt)) return false;
       refuse(pending, pending.refusal.error);
       return true;
     }
     if (pending.accepted === undefined) return true;
-    if (pending.appliedAt === undefined && here < pending.accepted) return false;
+    if (pending.appliedAt === undefined && !hasReached(pending.epoch, pending.accepted)) return false;
     succeed(pending);
     return true;
   }

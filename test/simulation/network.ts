@@ -213,8 +213,9 @@ export function createNetwork(world: World): Network {
     },
     cut(from, to) {
       cuts.add(`${from}>${to}`);
-      look(members.get(from)!, to, LOST_AFTER_MS);
-      look(members.get(to)!, from, LOST_AFTER_MS);
+      const [one, other] = [members.get(from), members.get(to)];
+      if (one !== undefined) look(one, to, LOST_AFTER_MS);
+      if (other !== undefined) look(other, from, LOST_AFTER_MS);
     },
     heal() {
       cuts.clear();

@@ -25,6 +25,8 @@ export interface RunOptions {
   /** Makes the disk of one node. */
   readonly storage: (id: NodeId, members: readonly Member[]) => Storage;
   readonly say?: (line: string) => void;
+  /** Also says each request and its end. */
+  readonly requests?: boolean;
 }
 
 export interface RunResult {
@@ -84,7 +86,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
   };
   for (const node of nodes) world.at(world.between(0, 500), () => start(node));
 
-  const load = createLoad(world, checker, nodes);
+  const load = createLoad(world, checker, nodes, options.requests === true ? say : () => {});
   const faults = createFaults({ world, network, nodes, kind, start, events, say });
   await world.run(options.faultsMs);
   say('the faults end');
@@ -151,7 +153,12 @@ function together(nodes: readonly SimulatedNode[]): boolean {
 }
 
 /** Clients on every node; after `end` each node makes one more change, which must succeed. */
-function createLoad(world: World, checker: Checker, nodes: readonly SimulatedNode[]) {
+function createLoad(
+  world: World,
+  checker: Checker,
+  nodes: readonly SimulatedNode[],
+  sayRequest: (line: string) => void,
+) {
   let ended = false;
   let numbers = 0;
   const inodes: Inode[] = [];
@@ -199,19 +206,23 @@ function createLoad(world: World, checker: Checker, nodes: readonly SimulatedNod
     const durable = world.chance(0.3);
     const request: Request = { number, node: node.id, operation, durable, incarnation: 0, result: 'pending' };
     checker.requests.push(request);
-    const { life, state } = node;
+    const { life } = node;
+    sayRequest(`#${number} ${operation.kind} by ${node.id}${durable ? ', durable' : ''}`);
     const payload = operation.kind === 'write' ? new Map([[hashOf(number), contentOf(number)]]) : undefined;
+    const ended = (): void => sayRequest(`#${number} by ${node.id}: ${request.result}`);
     node.replication.propose(operation, payload, { durable }).then(
       () => {
         if (!life.alive) return;
         request.result = 'done';
-        checker.answered(request, { id: node.id, state });
+        ended();
+        checker.answered(request, node);
       },
       (error: unknown) => {
         if (!life.alive) return;
         if (!(error instanceof FsError)) checker.fail(`#${number}: ${String(error)}`);
         else if (error.code === 'EIO') request.result = 'unknown';
         else request.result = error.code === 'EROFS' ? 'not-done' : 'refused';
+        ended();
       },
     );
     // One whose process dies gets no answer: nobody knows.

@@ -14,6 +14,7 @@ const { values } = parseArgs({
   options: {
     seed: { type: 'string', default: '1' },
     seeds: { type: 'string', default: '1' },
+    requests: { type: 'boolean', default: false },
     'faults-ms': { type: 'string', default: '30000' },
   },
 });
@@ -27,6 +28,7 @@ try {
     const result = await simulate({
       seed,
       faultsMs: Number(values['faults-ms']),
+      requests: values.requests,
       storage: (id, members) => memoryStorage(path.join(root, String(seed)), id, members),
       ...(count === 1 ? { say: (line: string) => console.log(line) } : {}),
     });
