@@ -25,12 +25,12 @@ async function pair(context: Parameters<typeof makeCluster>[0]): Promise<[TestNo
 
 test('a call carries its request and bytes, and brings the answer and bytes back', async (context) => {
   const [a, b] = await pair(context);
-  b.peers.handle('lock', async (from, request, bytes) => ({
+  b.peers.handle('file-call', async (from, request, bytes) => ({
     answer: { from, request, length: bytes.length },
     bytes: [bytes.subarray(0, 3), Buffer.from('!')],
   }));
   const payload = [Buffer.from('abc'), Buffer.alloc(0), Buffer.from('defg')];
-  const { answer, bytes } = await a.peers.call(B, 'lock', lock({ big: 2 ** 50, text: 'ä' }), {
+  const { answer, bytes } = await a.peers.call(B, 'file-call', lock({ big: 2 ** 50, text: 'ä' }), {
     bytes: payload,
     timeoutMs,
   });
@@ -41,7 +41,7 @@ test('a call carries its request and bytes, and brings the answer and bytes back
 test('both nodes call each other, on every lane', async (context) => {
   const [a, b] = await pair(context);
   for (const { peers } of [a, b]) {
-    peers.handle('lock', async (from) => ({ answer: from }));
+    peers.handle('file-call', async (from) => ({ answer: from }));
     peers.handle('chunk-get', async () => ({ answer: { size: 3 }, bytes: [Buffer.from('xyz')] }));
     peers.handle('control', async () => ({ answer: { result: peers.self } }));
   }
@@ -51,7 +51,7 @@ test('both nodes call each other, on every lane', async (context) => {
     [b, a],
   ] as const) {
     const { peers } = from;
-    assert.equal((await peers.call(to.peers.self, 'lock', lock(1), { timeoutMs })).answer, peers.self);
+    assert.equal((await peers.call(to.peers.self, 'file-call', lock(1), { timeoutMs })).answer, peers.self);
     const chunk = await peers.call(to.peers.self, 'chunk-get', { hash: HASH }, { timeoutMs });
     assert.equal(chunk.bytes.toString(), 'xyz');
     const control = await peers.call(to.peers.self, 'control', { method: 'm', params: 1 }, { timeoutMs });
@@ -98,7 +98,7 @@ test('handlers of one lane start in the order of the calls, answers come as they
   const [a, b] = await pair(context);
   const started: unknown[] = [];
   const waiting: (() => void)[] = [];
-  b.peers.handle('lock', async (_from, { body }) => {
+  b.peers.handle('file-call', async (_from, { body }) => {
     started.push(body);
     if (body === 0) await new Promise<void>((resolve) => waiting.push(resolve));
     return { answer: body };
@@ -113,7 +113,7 @@ test('handlers of one lane start in the order of the calls, answers come as they
     const call =
       index % 7 === 3
         ? a.peers.call(B, 'held-inodes', { inodes: [index as never] }, { timeoutMs })
-        : a.peers.call(B, 'lock', lock(index), {
+        : a.peers.call(B, 'file-call', lock(index), {
             timeoutMs,
             ...(index % 5 === 0 ? { bytes: [Buffer.alloc(index * 10)] } : {}),
           });
@@ -128,16 +128,16 @@ test('handlers of one lane start in the order of the calls, answers come as they
 
 test('a handler that throws, synchronously or not, refuses the call with its message', async (context) => {
   const [a, b] = await pair(context);
-  b.peers.handle('lock', (_from, { body }) => {
+  b.peers.handle('file-call', (_from, { body }) => {
     if (body === 'now') throw new FsError('EDEADLK', 'a circle');
     return Promise.reject(new TypeError('a defect'));
   });
-  await assert.rejects(a.peers.call(B, 'lock', lock('now'), { timeoutMs }), {
+  await assert.rejects(a.peers.call(B, 'file-call', lock('now'), { timeoutMs }), {
     name: 'PeerError',
     kind: 'refused',
     message: 'EDEADLK: a circle',
   });
-  await assert.rejects(a.peers.call(B, 'lock', lock('later'), { timeoutMs }), {
+  await assert.rejects(a.peers.call(B, 'file-call', lock('later'), { timeoutMs }), {
     kind: 'refused',
     message: 'a defect',
   });
@@ -145,7 +145,7 @@ test('a handler that throws, synchronously or not, refuses the call with its mes
   const defects = b.log.lines.filter(({ level }) => level === 'error');
   assert.deepEqual(
     defects.map(({ fields }) => fields['method']),
-    ['lock'],
+    ['file-call'],
   );
   await assert.rejects(a.peers.call(B, 'barrier', { epoch: 1 as never, version: null }, { timeoutMs }), {
     kind: 'refused',
@@ -156,17 +156,17 @@ test('a handler that throws, synchronously or not, refuses the call with its mes
 test('a call without an answer ends at its time-out, and its late answer is nobody else’s', async (context) => {
   const [a, b] = await pair(context);
   const release: (() => void)[] = [];
-  b.peers.handle('lock', async (_from, { body }) => {
+  b.peers.handle('file-call', async (_from, { body }) => {
     if (body === 'slow') await new Promise<void>((resolve) => release.push(resolve));
     return { answer: body };
   });
   const startMs = performance.now();
-  const slow = a.peers.call(B, 'lock', lock('slow'), { timeoutMs: 100 });
-  const long = a.peers.call(B, 'lock', lock('slow'), { timeoutMs });
+  const slow = a.peers.call(B, 'file-call', lock('slow'), { timeoutMs: 100 });
+  const long = a.peers.call(B, 'file-call', lock('slow'), { timeoutMs });
   await assert.rejects(slow, { kind: 'timeout', message: /"lock" to node "beta" had no answer in time/ });
   const tookMs = performance.now() - startMs;
   assert.ok(tookMs >= 100, `it ended after ${tookMs} ms`);
-  const next = a.peers.call(B, 'lock', lock('next'), { timeoutMs });
+  const next = a.peers.call(B, 'file-call', lock('next'), { timeoutMs });
   await until(() => release.length === 2, 'both were started');
   for (const go of release) go();
   assert.equal((await next).answer, 'next');
@@ -291,6 +291,6 @@ test('answers that nobody reads hold back further requests', async (context) => 
 test('who is no member cannot be called, and a node does not call itself', async (context) => {
   const [a] = await pair(context);
   for (const id of [A, C]) {
-    await assert.rejects(a.peers.call(id, 'lock', lock(0), { timeoutMs }), { kind: 'unreachable' });
+    await assert.rejects(a.peers.call(id, 'file-call', lock(0), { timeoutMs }), { kind: 'unreachable' });
   }
 });

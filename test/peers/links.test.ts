@@ -31,7 +31,7 @@ test('a node that is closed is gone; when it is back it is connected, and its ca
   const cluster = await makeCluster(context);
   const a = await cluster.open(A);
   const b = await cluster.open(B);
-  b.peers.handle('lock', () => new Promise<never>(() => {}));
+  b.peers.handle('file-call', () => new Promise<never>(() => {}));
   introduce([a, b]);
   await connected(a, b);
   const states: LinkState[] = [];
@@ -39,20 +39,20 @@ test('a node that is closed is gone; when it is back it is connected, and its ca
     assert.equal(id, B);
     states.push(state);
   });
-  const call = a.peers.call(B, 'lock', request, { timeoutMs });
+  const call = a.peers.call(B, 'file-call', request, { timeoutMs });
   await a.peers.call(B, 'held-inodes', { inodes: [] }, { timeoutMs }).catch(() => {});
   await b.peers.close();
   await assert.rejects(call, { kind: 'lost', message: /"lock" to node "beta" lost its connection/ });
   await until(() => a.peers.link(B) === 'gone', 'it is gone');
-  await assert.rejects(a.peers.call(B, 'lock', request, { timeoutMs }), {
+  await assert.rejects(a.peers.call(B, 'file-call', request, { timeoutMs }), {
     kind: 'unreachable',
     message: /nothing listens on 127\.0\.0\.1/,
   });
   const again = await cluster.open(B, { bind: b.peers.address });
-  again.peers.handle('lock', async () => ({ answer: 'back' }));
+  again.peers.handle('file-call', async () => ({ answer: 'back' }));
   introduce([again, a]);
   await connected(a, again);
-  assert.equal((await a.peers.call(B, 'lock', request, { timeoutMs })).answer, 'back');
+  assert.equal((await a.peers.call(B, 'file-call', request, { timeoutMs })).answer, 'back');
   assert.deepEqual(
     states.filter((state, index) => state !== states[index - 1]),
     ['lost', 'gone', 'connected'],
@@ -165,7 +165,7 @@ test('a removed node is refused by all who know it, and its connections end', as
   await connected(a, b);
   await connected(b, a);
   a.peers.setMembers([a.member(), b.member({ state: 'removed' })], 2 as Version);
-  await assert.rejects(a.peers.call(B, 'lock', request, { timeoutMs }), { kind: 'unreachable' });
+  await assert.rejects(a.peers.call(B, 'file-call', request, { timeoutMs }), { kind: 'unreachable' });
   await until(() => /was removed from this cluster/.test(b.peers.describe(A).reason), 'it is told');
   assert.equal(b.peers.link(A), 'lost');
   const told = [...a.log.lines, ...b.log.lines].map(({ fields }) => String(fields['reason']));
@@ -200,13 +200,13 @@ test('a member that this node does not know yet may bring the news, an outdated 
   const cluster = await makeCluster(context);
   const a = await cluster.open(A);
   const c = await cluster.open(C);
-  a.peers.handle('lock', async (from) => ({ answer: from }));
+  a.peers.handle('file-call', async (from) => ({ answer: from }));
   a.peers.setMembers([a.member()], 10 as Version);
   c.peers.setMembers([a.member(), c.member()], 5 as Version);
   await until(() => /not a member/.test(c.peers.describe(A).reason), 'it is refused');
   c.peers.setMembers([a.member(), c.member()], 11 as Version);
   await connected(c, a);
-  assert.equal((await c.peers.call(A, 'lock', request, { timeoutMs })).answer, C);
+  assert.equal((await c.peers.call(A, 'file-call', request, { timeoutMs })).answer, C);
   // The list has caught up and does not name it.
   a.peers.setMembers([a.member()], 12 as Version);
   await until(() => c.peers.link(A) !== 'connected', 'it is let go');
