@@ -95,8 +95,10 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
     }
   }
 
-  function appendOne({ version, body }: EncodedEntry): void {
+  function appendOne({ version, body: view }: EncodedEntry): void {
     assert(version === state.version + 1, `entry ${version} follows ${state.version}`);
+    // The view keeps a whole message in memory, and the newest entries are kept (entry-source.ts).
+    const body = Buffer.from(view);
     try {
       add(decodeEntry(body), body, true);
     } catch (error) {
@@ -117,6 +119,8 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
       version: state.version as Version,
     }),
     epochs: () => state.cluster.epochs(state.version),
+    members: () => state.cluster.members(),
+    settings: () => state.cluster.settings(),
     durableVersion: () => committing.durableVersion() as Version,
     propose(proposal) {
       assert(running === undefined, 'nothing is proposed while entries are appended or taken back');

@@ -7,7 +7,14 @@
  * the database file, so that it can be taken back.
  */
 
-import type { EncodedEntry, EpochStart, LogPosition, OperationTag } from '../protocol/cluster.ts';
+import type {
+  ClusterSettings,
+  EncodedEntry,
+  EpochStart,
+  LogPosition,
+  Member,
+  OperationTag,
+} from '../protocol/cluster.ts';
 import type { ChunkHash, Epoch, Version } from '../protocol/ids.ts';
 import type { Operation, OperationOutcome } from '../protocol/operations.ts';
 
@@ -40,6 +47,9 @@ export interface StateMachine {
   position(): LogPosition;
   /** Leaderships by their first entry, oldest first; reaches back at least as far as the log. */
   epochs(): readonly EpochStart[];
+  /** The members and settings as of the last applied entry. The same array or object until they change. */
+  members(): readonly Member[];
+  settings(): ClusterSettings;
   /** Everything up to here is durable on this node. */
   durableVersion(): Version;
   /**
@@ -53,8 +63,9 @@ export interface StateMachine {
     readonly written: Promise<void>;
   };
   /**
-   * Applies entries of the leader, the next versions in order; resolves when they are written. Errors: those of the
-   * disk; a WarrenError STATE_DIVERGED when an entry cannot be applied here, which a snapshot mends.
+   * Applies entries of the leader, the next versions in order; resolves when all are applied and written. Nothing is
+   * proposed or appended meanwhile. The bodies are views that stay unchanged; what is kept of them is copied. Errors:
+   * those of the disk; a WarrenError STATE_DIVERGED when an entry cannot be applied here, which a snapshot mends.
    */
   append(entries: readonly EncodedEntry[]): Promise<void>;
   /** Entries after `version` up to about `bytesMax`; undefined when the log does not reach back so far. */
