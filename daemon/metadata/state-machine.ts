@@ -117,6 +117,8 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
       version: state.version as Version,
     }),
     epochs: () => state.cluster.epochs(state.version),
+    members: () => state.cluster.members(),
+    settings: () => state.cluster.settings(),
     durableVersion: () => committing.durableVersion() as Version,
     propose(proposal) {
       assert(running === undefined, 'nothing is proposed while entries are appended or taken back');

@@ -63,9 +63,9 @@ export interface StateMachine {
     readonly written: Promise<void>;
   };
   /**
-   * Applies entries of the leader, the next versions in order, before it returns; resolves when they are written. The
-   * bodies are views that stay unchanged; what is kept of them is copied. Errors: those of the
-   * disk; a WarrenError STATE_DIVERGED when an entry cannot be applied here, which a snapshot mends.
+   * Applies entries of the leader, the next versions in order; resolves when all are applied and written. Nothing is
+   * proposed or appended meanwhile. The bodies are views that stay unchanged; what is kept of them is copied. Errors:
+   * those of the disk; a WarrenError STATE_DIVERGED when an entry cannot be applied here, which a snapshot mends.
    */
   append(entries: readonly EncodedEntry[]): Promise<void>;
   /** Entries after `version` up to about `bytesMax`; undefined when the log does not reach back so far. */
