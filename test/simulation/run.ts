@@ -25,7 +25,7 @@ export interface RunOptions {
   readonly seed: number;
   readonly faultsMs: number;
   /** Makes the disk of one node. */
-  readonly storage: (id: NodeId, members: readonly Member[]) => Storage;
+  readonly storage: (world: World, id: NodeId, members: readonly Member[]) => Storage;
   readonly say?: (line: string) => void;
   /** Also says each request and its end. */
   readonly requests?: boolean;
@@ -55,7 +55,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
       id,
       world,
       network,
-      storage: options.storage(id, members),
+      storage: options.storage(world, id, members),
       hooks: {
         opened(node) {
           node.state.onApplied((applied) => checker.applied(node.id, applied));
@@ -112,7 +112,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
       );
     }
   } else {
-    const dumps = nodes.map((node) => node.dump());
+    const dumps = await Promise.all(nodes.map((node) => node.dump()));
     for (const [index, dump] of dumps.entries()) {
       if (dump !== dumps[0]) checker.fail(`${nodes[index]!.id} and ${nodes[0]!.id} differ in content`);
     }
