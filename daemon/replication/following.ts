@@ -31,9 +31,17 @@ const FETCH_PAUSE_MS = 500;
 /** Epochs below were no leadership: entries of a node that was in no cluster. */
 const FIRST_EPOCH = MEMBER_NUMBER_MAX + 1;
 
+/** The entries of an append are here. */
+interface Taken {
+  readonly kind: 'taken';
+  readonly through: Version;
+}
+
 export interface Following {
   /** What it is doing instead of following, or undefined. */
   busy(): 'rewind' | 'snapshot' | undefined;
+  /** Resolves when no entries of a leader are being applied; undefined: none are. */
+  settled(): Promise<unknown> | undefined;
   /** Resolves when nothing is under way any more. */
   close(): Promise<void>;
 }
@@ -44,15 +52,32 @@ export function startFollowing(context: Context): Following {
   let work: 'rewind' | 'snapshot' | undefined;
   let reason = '';
   let underWay: Promise<unknown> = Promise.resolve();
-  let writing: Promise<void> = Promise.resolve();
+  /** The append that is being applied and written, with all that wait behind it; undefined: none. */
+  let applying: Promise<unknown> | undefined;
   let fetchFromMs = 0;
   /** What `onFork` was told last: taking back may fail after it, and a copy is fetched for the same fork. */
   let keptFork: { readonly common: LogPosition; readonly last: LogPosition } | undefined;
   let closed = false;
 
-  peers.handle('append', async (from, request, bytes) => ({ answer: await append(from, request, bytes) }));
+  peers.handle('append', async (from, request, bytes) => {
+    const verdict = await inOrder(() => append(from, request, bytes));
+    return { answer: verdict.kind === 'taken' ? await acknowledge(request, verdict.through) : verdict };
+  });
 
-  async function append(from: NodeId, request: AppendRequest, bytes: Buffer): Promise<AppendAnswer> {
+  /** Appends are judged and applied one after the other; without another one at once. */
+  async function inOrder<T>(action: () => Promise<T>): Promise<T> {
+    const before = applying;
+    const mine = before === undefined ? action() : before.then(action);
+    const settled = mine.catch(() => {});
+    applying = settled;
+    try {
+      return await mine;
+    } finally {
+      if (applying === settled) applying = undefined;
+    }
+  }
+
+  async function append(from: NodeId, request: AppendRequest, bytes: Buffer): Promise<AppendAnswer | Taken> {
     if (closed || from !== request.leader) throw new Error('this node takes no entries from there');
     if (!coordinator.admits(from, request.epoch)) {
       const accepts = coordinator.accepts();
@@ -73,29 +98,21 @@ export function startFollowing(context: Context): Following {
       case 'rewind':
         return (await rewind(from, verdict.common)) ?? append(from, request, bytes);
       case 'take':
-        return take(request, bytes, verdict.skip, verdict.through);
+        if (verdict.skip < request.sizes.length) {
+          try {
+            await state.append(entriesOf(request, bytes, verdict.skip));
+          } catch (error) {
+            return failed(from, error);
+          }
+          assert(state.position().version === verdict.through, 'an append is applied as a whole');
+        }
+        return { kind: 'taken', through: verdict.through };
     }
   }
 
-  async function take(
-    request: AppendRequest,
-    bytes: Buffer,
-    skip: number,
-    through: Version,
-  ): Promise<AppendAnswer> {
-    if (skip < request.sizes.length) {
-      try {
-        writing = state.append(entriesOf(request, bytes, skip));
-        // Whoever awaits it below hears of a failure; the next append may await it first.
-        writing.catch(() => {});
-      } catch (error) {
-        return failed(request.leader, error);
-      }
-      assert(state.position().version === through, 'entries are applied when append returns');
-    }
-    const committed = Math.min(request.committed, through) as Version;
+  /** Everything up to `through` is applied and written. */
+  async function acknowledge(request: AppendRequest, through: Version): Promise<AppendAnswer> {
     try {
-      await writing;
       const told = context.beforeAck?.();
       if (told !== undefined) await bounded(told);
       if (request.durableTo > 0 && state.durableVersion() < Math.min(request.durableTo, through)) {
@@ -106,6 +123,7 @@ export function startFollowing(context: Context): Following {
     }
     const accepts = coordinator.accepts();
     if (accepts > request.epoch) return { kind: 'stale', epoch: accepts };
+    const committed = Math.min(request.committed, through) as Version;
     if (committed > context.committed()) context.noteCommitted(committed);
     return { kind: 'appended', version: through, durable: state.durableVersion() };
   }
@@ -135,7 +153,7 @@ export function startFollowing(context: Context): Following {
   ): Promise<T> {
     work = kind;
     reason = why;
-    const running = writing.catch(() => {}).then(action);
+    const running = action();
     underWay = running.catch(() => {});
     try {
       return await running;
@@ -223,8 +241,10 @@ export function startFollowing(context: Context): Following {
 
   return {
     busy: () => work,
+    settled: () => applying,
     async close() {
       closed = true;
+      await applying;
       await underWay;
     },
   };

@@ -13,7 +13,7 @@
 import { comparePreference, mayLead, stores } from '../cluster/ranking.ts';
 import type { Standing } from '../cluster/coordinator.ts';
 import { describeError, WarrenError } from '../protocol/errors.ts';
-import type { NodeId, Version } from '../protocol/ids.ts';
+import type { Epoch, NodeId, Version } from '../protocol/ids.ts';
 import type { ForwardAnswer } from '../protocol/peer-api.ts';
 import { openBarrier } from './barrier.ts';
 import type { Context, ReplicationOptions } from './context.ts';
@@ -102,14 +102,30 @@ export function openReplication(options: ReplicationOptions): Replication {
     leading = undefined;
     forwards = undefined;
     old?.end();
-    if (standing.kind === 'leads') begin(standing.epoch);
+    if (standing.kind === 'leads') beginWhenSettled(standing.epoch);
     proposals.resume();
     barrier.resume();
     const now = leadership();
     for (const listener of listeners) listener(now);
   }
 
-  function begin(epoch: Extract<Standing, { kind: 'leads' }>['epoch']): void {
+  /** Entries of the last leader may still be being applied; nothing is proposed meanwhile. */
+  function beginWhenSettled(epoch: Epoch): void {
+    const settled = following.settled();
+    if (settled === undefined) {
+      begin(epoch);
+      return;
+    }
+    const again = (): void => {
+      const standing = coordinator.standing();
+      if (standing.kind !== 'leads' || standing.epoch !== epoch || leading !== undefined || closed) return;
+      beginWhenSettled(epoch);
+      proposals.resume();
+    };
+    settled.then(again, again);
+  }
+
+  function begin(epoch: Epoch): void {
     const followers = followerIds();
     const started = startLeading({ context, epoch, followers });
     try {

@@ -17,7 +17,7 @@ import type {
 } from '../../daemon/protocol/cluster.ts';
 import { FsError } from '../../daemon/protocol/errors.ts';
 import type { ChunkHash, Epoch, Version } from '../../daemon/protocol/ids.ts';
-import type { Operation, OperationOutcome } from '../../daemon/protocol/operations.ts';
+import type { Operation } from '../../daemon/protocol/operations.ts';
 import type { Applied, Rewound, StateMachine } from '../../daemon/replication/state-machine.ts';
 
 const CHECKPOINT_ENTRIES = 16;
@@ -195,7 +195,7 @@ export function openMemoryState(disk: Disk, sync: () => Promise<void>): MemorySt
       const entry = { version, body: packr.pack(decoded) };
       disk.log.push(entry);
       tell(applied);
-      return { entry, outcome: {} as OperationOutcome, written: Promise.resolve() };
+      return { entry, outcome: {}, written: Promise.resolve() };
     },
     append(entries) {
       for (const { version, body } of entries) {
@@ -288,7 +288,11 @@ export function openMemoryState(disk: Disk, sync: () => Promise<void>): MemorySt
       const [operation, payload] = packr.unpack(bytes) as [Operation, [ChunkHash, Uint8Array][]];
       return { operation, payload: new Map(payload) };
     },
-    dump: () => JSON.stringify({ ...content, files: Object.entries(content.files).sort() }),
+    dump: () =>
+      JSON.stringify({
+        ...content,
+        files: Object.entries(content.files).sort(([a], [b]) => (a < b ? -1 : 1)),
+      }),
   };
 }
 

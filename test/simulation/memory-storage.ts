@@ -22,7 +22,7 @@ export function memoryStorage(root: string, id: NodeId, members: readonly Member
     files: blockingFiles(directory),
     open: (sync) => {
       const state = openMemoryState(disk, sync);
-      return Promise.resolve({ state, dump: () => state.dump() });
+      return Promise.resolve({ state, dump: () => Promise.resolve(state.dump()) });
     },
     crash(power) {
       if (power) losePower(disk);

@@ -17,7 +17,7 @@ export const TIMEOUT_MS = 8000;
 
 /** Where a node keeps its state: opened at each start of the process. */
 export interface Storage {
-  open(sync: () => Promise<void>): Promise<{ readonly state: StateMachine; dump(): string }>;
+  open(sync: () => Promise<void>): Promise<{ readonly state: StateMachine; dump(): Promise<string> }>;
   /** The process is gone; `power`: what was not durable too. */
   crash(power: boolean): Promise<void>;
   readonly files: SnapshotFiles;
@@ -29,7 +29,7 @@ export interface SimulatedNode {
   readonly replication: Replication;
   readonly state: StateMachine;
   readonly forks: Fork[];
-  dump(): string;
+  dump(): Promise<string>;
   start(): Promise<void>;
   crash(power: boolean): Promise<void>;
 }
@@ -53,7 +53,7 @@ export function createNode(options: {
   let highestUsed = 0 as Epoch;
   let life: Life = { id, alive: false, hungUntilMs: 0, slowMs: 0 };
   let replication: Replication | undefined;
-  let opened: { readonly state: StateMachine; dump(): string } | undefined;
+  let opened: { readonly state: StateMachine; dump(): Promise<string> } | undefined;
 
   function log(): Log {
     const say = (message: string, fields?: Record<string, unknown>): void =>

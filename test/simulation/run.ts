@@ -18,12 +18,14 @@ export type Kind = 'calm' | 'crashes' | 'power' | 'partitions' | 'all';
 const KINDS: readonly Kind[] = ['calm', 'crashes', 'power', 'partitions', 'all'];
 /** After the faults, everything must have come together within this. */
 const CALM_MS = 45_000;
+/** Each node makes its last change this long after the faults, when a cold start has waited for all it waits for. */
+const LAST_AFTER_MS = 14_000;
 
 export interface RunOptions {
   readonly seed: number;
   readonly faultsMs: number;
   /** Makes the disk of one node. */
-  readonly storage: (id: NodeId, members: readonly Member[]) => Storage;
+  readonly storage: (world: World, id: NodeId, members: readonly Member[]) => Storage;
   readonly say?: (line: string) => void;
   /** Also says each request and its end. */
   readonly requests?: boolean;
@@ -53,7 +55,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
       id,
       world,
       network,
-      storage: options.storage(id, members),
+      storage: options.storage(world, id, members),
       hooks: {
         opened(node) {
           node.state.onApplied((applied) => checker.applied(node.id, applied));
@@ -100,7 +102,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
   await world.run(calmFromMs + CALM_MS, () => {
     if (!isTogether()) sinceMs = Number.POSITIVE_INFINITY;
     else if (sinceMs === Number.POSITIVE_INFINITY) sinceMs = world.nowMs();
-    return world.nowMs() - sinceMs > 3000;
+    return world.nowMs() - sinceMs > 1500;
   });
   if (!isTogether()) {
     for (const node of nodes) {
@@ -110,7 +112,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
       );
     }
   } else {
-    const dumps = nodes.map((node) => node.dump());
+    const dumps = await Promise.all(nodes.map((node) => node.dump()));
     for (const [index, dump] of dumps.entries()) {
       if (dump !== dumps[0]) checker.fail(`${nodes[index]!.id} and ${nodes[0]!.id} differ in content`);
     }
@@ -257,7 +259,7 @@ function createLoad(
   return {
     end() {
       ended = true;
-      world.at(25_000, () => {
+      world.at(LAST_AFTER_MS, () => {
         for (const node of nodes) {
           const number = ++numbers;
           const inode = (firstInode(nodes.indexOf(node)) + number) as Inode;

@@ -1,26 +1,28 @@
 /**
  * Runs simulations: `npm run simulate -- --seed N [--seeds M]`. With one seed it tells the whole story; with more it
- * tells only of failures.
+ * tells only of failures. `--requests` tells each request too, `--metadata` runs on the real metadata (SQLite).
  */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import * as path from 'node:path';
 import { parseArgs } from 'node:util';
 import { memoryStorage } from './memory-storage.ts';
+import { metadataStorage } from './metadata-storage.ts';
 import { simulate } from './run.ts';
 
 const { values } = parseArgs({
   options: {
     seed: { type: 'string', default: '1' },
     seeds: { type: 'string', default: '1' },
+    metadata: { type: 'boolean', default: false },
     requests: { type: 'boolean', default: false },
     'faults-ms': { type: 'string', default: '30000' },
   },
 });
 const first = Number(values.seed);
 const count = Number(values.seeds);
-const root = mkdtempSync(path.join(tmpdir(), 'warren-simulation-'));
+const root = mkdtempSync(path.join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'warren-simulation-'));
 let failed = 0;
 const sums = { answered: 0, simulatedMs: 0, crashes: 0, leaders: 0, forks: 0, copies: 0 };
 try {
@@ -29,7 +31,10 @@ try {
       seed,
       faultsMs: Number(values['faults-ms']),
       requests: values.requests,
-      storage: (id, members) => memoryStorage(path.join(root, String(seed)), id, members),
+      storage: (world, id, members) =>
+        values.metadata
+          ? metadataStorage(path.join(root, String(seed)), world, id, members)
+          : memoryStorage(path.join(root, String(seed)), id, members),
       ...(count === 1 ? { say: (line: string) => console.log(line) } : {}),
     });
     rmSync(path.join(root, String(seed)), { recursive: true, force: true });

@@ -16,6 +16,8 @@ export interface World {
   pick<T>(items: readonly T[]): T;
   /** Runs `action` later; a promise that it returns is waited for before anything else happens. */
   at(delayMs: number, action: () => unknown): void;
+  /** Simulated time stands still until `work` of the real machine is done. */
+  hold<T>(work: Promise<T>): Promise<T>;
   run(untilMs: number, done?: () => boolean): Promise<void>;
 }
 
@@ -30,6 +32,7 @@ export function createWorld(seed: number): World {
   let nowMs = 0;
   let orders = 0;
   const queue: Event[] = [];
+  let held: Promise<unknown>[] = [];
 
   // mulberry32
   function random(): number {
@@ -81,12 +84,22 @@ export function createWorld(seed: number): World {
     at(delayMs, action) {
       push({ atMs: nowMs + Math.max(0, delayMs), order: ++orders, action });
     },
+    hold(work) {
+      held.push(work.catch(() => {}));
+      return work;
+    },
     async run(untilMs, done) {
       while (queue[0] !== undefined && queue[0].atMs <= untilMs) {
         const { atMs, action } = pop()!;
         nowMs = atMs;
         await action();
         await turn();
+        while (held.length > 0) {
+          const waiting = held;
+          held = [];
+          await Promise.all(waiting);
+          await turn();
+        }
         if (done?.() === true) return;
       }
       nowMs = untilMs;
