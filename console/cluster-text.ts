@@ -4,8 +4,6 @@ import type { ReplicationStatus, Server, Servers } from '../daemon/protocol/cont
 import { printable } from '../daemon/protocol/text.ts';
 import { formatBytes, formatCount, formatDuration } from '../daemon/protocol/units.ts';
 
-/** Files named for each missing chunk. */
-const FILES_SHOWN = 3;
 const CHUNKS_SHOWN = 20;
 
 export function serverLines(servers: Servers): string[] {
@@ -53,9 +51,9 @@ export function replicationLines(status: ReplicationStatus): string[] {
     }`,
   ];
   if (repair.lastError !== '') lines.push(`  last error: ${printable(repair.lastError)}`);
-  for (const { chunk, bytes, files } of status.lacking.slice(0, CHUNKS_SHOWN)) {
-    const named = files.slice(0, FILES_SHOWN).map(printable).join(', ');
-    const more = files.length > FILES_SHOWN ? ` and ${files.length - FILES_SHOWN} more` : '';
+  for (const { chunk, bytes, files, paths } of status.lacking.slice(0, CHUNKS_SHOWN)) {
+    const named = paths.map(printable).join(', ');
+    const more = files > paths.length ? ` and ${formatCount(files - paths.length)} more` : '';
     lines.push(`  ${chunk.slice(0, 12)} ${formatBytes(bytes)}: ${named}${more}`);
   }
   if (status.lacking.length > CHUNKS_SHOWN) {

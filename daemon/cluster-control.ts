@@ -7,13 +7,9 @@
 
 import type { Member } from './protocol/cluster.ts';
 import type { HomesCheck } from './chunks/replicated-drain.ts';
+import type { ChunkFiles } from './metadata/chunk-files.ts';
 import type { ControlHandlers, Health, Progress } from './protocol/control-api.ts';
-import {
-  type CLUSTER_METHODS,
-  REPLICATION_FILES_MAX,
-  type ReplicationStatus,
-  type Server,
-} from './protocol/control-cluster.ts';
+import { type CLUSTER_METHODS, type ReplicationStatus, type Server } from './protocol/control-cluster.ts';
 import { WarrenError } from './protocol/errors.ts';
 import type { ChunkHash, NodeId } from './protocol/ids.ts';
 import type { Heartbeat, NodeFigures } from './protocol/peer-api.ts';
@@ -48,8 +44,8 @@ export interface ClusterControlOptions {
   repair(): RepairFigures;
   pauseRepair(paused: boolean): void;
   lacking(limit: number): readonly { readonly hash: ChunkHash; readonly bytes: number }[];
-  /** Paths of the files that a chunk belongs to. */
-  filesOf(hash: ChunkHash, limit: number): readonly string[];
+  /** The files that these chunks belong to. */
+  filesOf(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** Asks the homes of every chunk. */
   checkHomes(signal: AbortSignal): Promise<HomesCheck>;
 }
@@ -199,9 +195,12 @@ export function clusterControl(options: ClusterControlOptions): ClusterControl {
     }
   }
 
-  function replicationStatus(): ReplicationStatus {
+  async function replicationStatus(): Promise<ReplicationStatus> {
     const { mode, factor } = replication.settings();
     const all = servers();
+    const lacking = options.lacking(LACKING_MAX);
+    const files = lacking.length === 0 ? [] : await options.filesOf(lacking.map(({ hash }) => hash));
+    const byHash = new Map(files.map((found) => [found.hash, found]));
     return {
       mode,
       factor,
@@ -210,10 +209,11 @@ export function clusterControl(options: ClusterControlOptions): ClusterControl {
       lackingChunks: all.reduce((sum, { lackingChunks }) => sum + lackingChunks, 0),
       lackingBytes: all.reduce((sum, { lackingBytes }) => sum + lackingBytes, 0),
       repair: options.repair(),
-      lacking: options.lacking(LACKING_MAX).map(({ hash, bytes }) => ({
+      lacking: lacking.map(({ hash, bytes }) => ({
         chunk: hash,
         bytes,
-        files: [...options.filesOf(hash, REPLICATION_FILES_MAX)],
+        files: byHash.get(hash)?.files ?? 0,
+        paths: [...(byHash.get(hash)?.paths ?? [])],
       })),
     };
   }
@@ -335,4 +335,3 @@ export function clusterControl(options: ClusterControlOptions): ClusterControl {
 
   return { handlers, health };
 }
-

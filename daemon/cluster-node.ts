@@ -202,7 +202,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     repair: repairFigures,
     pauseRepair: (paused) => (paused ? chunks.pauseRepair() : chunks.resumeRepair()),
     lacking: (limit) => chunks.lacking(0, limit).chunks,
-    filesOf: (hash, limit) => metadata.reads.pathsOfChunk(hash, limit),
+    filesOf: (hashes) => metadata.filesOfChunks(hashes),
     checkHomes: (signal) => chunks.checkHomes(signal),
   });
 

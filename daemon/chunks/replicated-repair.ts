@@ -190,6 +190,10 @@ export function startRepair(options: RepairOptions): Repair {
       drop(hash);
       return 0;
     }
+    if (local.usage().availableBytes < entry.bytes) {
+      later(entry, 'this disk has no space for it');
+      return 0;
+    }
     try {
       const { data, kept } = await fetcher.fetch(hash, { sizeHint: entry.bytes, keep: true });
       if (await kept) drop(hash);

@@ -28,6 +28,8 @@ import type { ViewOfCluster } from './replicated-view.ts';
 
 /** Local files looked at in one unit of work. */
 const UNIT_FILES_MAX = 500;
+/** A node that has just started has better things to do than to list its files. */
+const FIRST_ROUND_MS = 10 * 60_000;
 
 export interface Trim extends BackgroundWorker {
   /** Begins a round over the local chunks. */
@@ -55,8 +57,8 @@ export function startTrim(options: TrimOptions): Trim {
   const { local, peers, rows, view, clock } = options;
   const going = new Set<ChunkHash>();
   let seenBytes = 0;
-  let files: AsyncIterator<ChunkName> | undefined = listing();
-  let endedAtMs = clock.monotonicMs();
+  let files: AsyncIterator<ChunkName> | undefined;
+  let endedAtMs = clock.monotonicMs() - options.scanMs + FIRST_ROUND_MS;
   let chunks = 0;
   let bytes = 0;
 

@@ -12,8 +12,6 @@ const node = z.strictObject({ node: nodeIdSchema });
 export const TOKEN_TTL_MS = 24 * 60 * 60 * 1000;
 const TOKEN_TTL_MIN_MS = 60_000;
 const TOKEN_TTL_MAX_MS = 30 * TOKEN_TTL_MS;
-/** Files named for under-replicated chunks. */
-export const REPLICATION_FILES_MAX = 1000;
 
 export const serverSchema = z.object({
   id: z.string(),
@@ -64,8 +62,8 @@ export const replicationSchema = z.object({
     secondsLeft: count.nullable(),
     lastError: z.string(),
   }),
-  /** Chunks that this node lacks, with the files that they belong to; cut at REPLICATION_FILES_MAX. */
-  lacking: z.array(z.object({ chunk: z.string(), bytes: count, files: z.array(z.string()) })),
+  /** Chunks that this node lacks (the first of them), with how many files use them and some of their paths. */
+  lacking: z.array(z.object({ chunk: z.string(), bytes: count, files: count, paths: z.array(z.string()) })),
 });
 export type ReplicationStatus = z.output<typeof replicationSchema>;
 

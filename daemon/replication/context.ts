@@ -37,7 +37,7 @@ export interface ReplicationOptions {
   /** It joined a cluster and may not have its state yet (until its own member entry arrives). */
   readonly joining: boolean;
   figures(): NodeFigures;
-  /** Before a follower acknowledges: kernels are told what is old. Undefined: nothing to wait for. */
+  /** Before an entry of another node counts as done here: kernels are told what is old. Undefined: nothing to wait for. */
   beforeAck?(): Promise<void> | undefined;
   /** Keeps the entries before they are dropped; nothing is dropped while it has not resolved. */
   onFork(fork: Fork): Promise<void>;
@@ -46,6 +46,8 @@ export interface ReplicationOptions {
 export type Context = ReplicationOptions & {
   /** The last entry that this node knows to be on every in-sync node. */
   committed(): Version;
+  /** This node has proposals that are not answered yet. */
+  hasProposals(): boolean;
   /** It grew. */
   noteCommitted(version: Version): void;
   /** This node's disk refused: it leads no more and says so. */

@@ -22,10 +22,9 @@ import { assert } from '../runtime/assert.ts';
 import type { Context } from './context.ts';
 import { judgeAppend } from './follower.ts';
 import { epochAt } from './history.ts';
+import { kernelsTold } from './kernels.ts';
 import { fetchSnapshot } from './snapshots.ts';
 
-/** An acknowledgement waits at most this long for kernels. */
-const KERNELS_WITHIN_MS = 5;
 /** A failed copy is not begun again before. */
 const FETCH_PAUSE_MS = 500;
 /** Epochs below were no leadership: entries of a node that was in no cluster. */
@@ -113,8 +112,7 @@ export function startFollowing(context: Context): Following {
   /** Everything up to `through` is applied and written. */
   async function acknowledge(request: AppendRequest, through: Version): Promise<AppendAnswer> {
     try {
-      const told = context.beforeAck?.();
-      if (told !== undefined) await bounded(told);
+      await kernelsTold(context);
       if (request.durableTo > 0 && state.durableVersion() < Math.min(request.durableTo, through)) {
         await state.barrier();
       }
@@ -134,16 +132,6 @@ export function startFollowing(context: Context): Following {
     }
     context.broken('entries cannot be written', error);
     throw error;
-  }
-
-  /** The hook's promise, or the end of its time. */
-  async function bounded(told: Promise<void>): Promise<void> {
-    let cancel: (() => void) | undefined;
-    const late = new Promise<void>((resolve) => {
-      cancel = timers.after(KERNELS_WITHIN_MS, resolve);
-    });
-    await Promise.race([told.catch(() => {}), late]);
-    cancel?.();
   }
 
   async function exclusively<T>(

@@ -7,10 +7,11 @@
  */
 
 import { FsError } from '../protocol/errors.ts';
-import type { NodeId, Version } from '../protocol/ids.ts';
+import type { Version } from '../protocol/ids.ts';
 import type { ForwardAnswer, ForwardRequest } from '../protocol/peer-api.ts';
+import type { Context } from './context.ts';
+import { kernelsTold } from './kernels.ts';
 import type { Leading } from './leading.ts';
-import type { StateMachine } from './state-machine.ts';
 
 /** Remembered answers of a session that never says what it still waits for. */
 const ANSWERS_MAX = 4096;
@@ -25,7 +26,8 @@ export interface Forwards {
   answer(request: ForwardRequest, bytes: Buffer): Promise<ForwardAnswer>;
 }
 
-export function forwardedTo(leading: Leading, state: StateMachine, self: NodeId): Forwards {
+export function forwardedTo(leading: Leading, context: Context): Forwards {
+  const { state, self } = context;
   const sessions = new Map<string, Session>();
 
   function perform(request: ForwardRequest, bytes: Buffer): Promise<ForwardAnswer> {
@@ -38,14 +40,15 @@ export function forwardedTo(leading: Leading, state: StateMachine, self: NodeId)
       const { code, message } = error;
       return Promise.resolve({ kind: 'refused', code, message, version: state.position().version });
     }
+    const told = kernelsTold(context);
     return new Promise((resolve) =>
-      leading.wait(version, request.durable, (reached) =>
-        resolve(
-          reached
-            ? { kind: 'accepted', version }
-            : { kind: 'not-leader', leader: null, epoch: leading.epoch },
-        ),
-      ),
+      leading.wait(version, request.durable, (reached) => {
+        const answer: ForwardAnswer = reached
+          ? { kind: 'accepted', version }
+          : { kind: 'not-leader', leader: null, epoch: leading.epoch };
+        if (told === undefined) resolve(answer);
+        else void told.then(() => resolve(answer));
+      }),
     );
   }
 

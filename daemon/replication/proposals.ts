@@ -68,6 +68,8 @@ export interface Proposals {
   applied(applied: Applied): void;
   rewound(change: Rewound): void;
   committed(version: Version): void;
+  /** Whether any is not answered yet. */
+  pending(): boolean;
   /** The leader or what is known of it changed. */
   resume(): void;
   close(): void;
@@ -374,6 +376,7 @@ export function openProposals(options: {
   }
 
   return {
+    pending: () => own.size > 0 || foreign.size > 0,
     propose(operation, payload, { durable, tag }) {
       if (closed) return Promise.reject(new FsError('EROFS', 'replication is closed'));
       return new Promise((resolve, reject) => {

@@ -54,6 +54,7 @@ export function openReplication(options: ReplicationOptions): Replication {
   const context: Context = {
     ...options,
     committed: () => committed,
+    hasProposals: () => proposals.pending(),
     noteCommitted(version) {
       if (version <= committed) return;
       committed = version;
@@ -136,7 +137,7 @@ export function openReplication(options: ReplicationOptions): Replication {
       return;
     }
     leading = started;
-    forwards = forwardedTo(started, state, self);
+    forwards = forwardedTo(started, context);
     for (const id of followers) if (peers.link(id) === 'gone') started.gone(id, true);
   }
 

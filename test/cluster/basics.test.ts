@@ -73,8 +73,8 @@ scenario(
   'a lock of one node is in the way of programs on the others, and goes with its program',
   async () => {
     fs.writeFileSync(at(0, 'locked'), '');
-    const holder = spawn('flock', [at(1, 'locked'), 'sh', '-c', 'echo held; exec sleep 1000'], {
-      stdio: ['ignore', 'pipe', 'inherit'],
+    const holder = spawn('flock', ['-o', at(1, 'locked'), 'sh', '-c', 'echo held; read -r line'], {
+      stdio: ['pipe', 'pipe', 'inherit'],
     });
     try {
       await new Promise((resolve) => holder.stdout.once('data', resolve));

@@ -3,14 +3,17 @@ import { test } from 'node:test';
 import { CALLS_MAX, PAYLOAD_BYTES_MAX } from '../../daemon/peers/limits.ts';
 import { FsError } from '../../daemon/protocol/errors.ts';
 import type { ChunkHash } from '../../daemon/protocol/ids.ts';
-import type { LockCall } from '../../daemon/protocol/peer-api.ts';
 import { A, B, C, connected, introduce, makeCluster, type TestNode, until } from './cluster.ts';
 
 const HASH = 'ab'.repeat(32) as ChunkHash;
 const timeoutMs = 20_000;
 
-function lock(body: unknown): LockCall {
-  return { call: 'get', body };
+interface Call {
+  readonly body: unknown;
+}
+
+function lock(body: unknown): Call {
+  return { body };
 }
 
 /** Two nodes that know each other. */
@@ -98,7 +101,8 @@ test('handlers of one lane start in the order of the calls, answers come as they
   const [a, b] = await pair(context);
   const started: unknown[] = [];
   const waiting: (() => void)[] = [];
-  b.peers.handle('file-call', async (_from, { body }) => {
+  b.peers.handle('file-call', async (_from, request) => {
+    const { body } = request as Call;
     started.push(body);
     if (body === 0) await new Promise<void>((resolve) => waiting.push(resolve));
     return { answer: body };
@@ -128,7 +132,8 @@ test('handlers of one lane start in the order of the calls, answers come as they
 
 test('a handler that throws, synchronously or not, refuses the call with its message', async (context) => {
   const [a, b] = await pair(context);
-  b.peers.handle('file-call', (_from, { body }) => {
+  b.peers.handle('file-call', (_from, request) => {
+    const { body } = request as Call;
     if (body === 'now') throw new FsError('EDEADLK', 'a circle');
     return Promise.reject(new TypeError('a defect'));
   });
@@ -156,7 +161,8 @@ test('a handler that throws, synchronously or not, refuses the call with its mes
 test('a call without an answer ends at its time-out, and its late answer is nobody else’s', async (context) => {
   const [a, b] = await pair(context);
   const release: (() => void)[] = [];
-  b.peers.handle('file-call', async (_from, { body }) => {
+  b.peers.handle('file-call', async (_from, request) => {
+    const { body } = request as Call;
     if (body === 'slow') await new Promise<void>((resolve) => release.push(resolve));
     return { answer: body };
   });
@@ -253,6 +259,8 @@ test('slow handlers hold the sender back, in bounded memory', async (context) =>
     sizes: [],
     committed: 1 as never,
     durableTo: 0 as never,
+    starts: [],
+    fetch: false,
   };
   const bytes = [Buffer.alloc(4 * 1024 * 1024)];
   const before = process.memoryUsage().arrayBuffers;

@@ -25,7 +25,13 @@ function problems(text: string, hostName = 'alpha'): readonly ConfigProblem[] {
 
 test('an empty file gives the defaults of the design', () => {
   assert.deepEqual(valid(''), {
-    node: { id: 'alpha', role: 'auto', bind: '0.0.0.0:9500', advertise: 'auto', dataDirectory: '/var/lib/warren' },
+    node: {
+      id: 'alpha',
+      role: 'auto',
+      bind: '0.0.0.0:9500',
+      advertise: 'auto',
+      dataDirectory: '/var/lib/warren',
+    },
     cluster: { name: 'warren', election: 'lowest-id', discovery: 'udp://239.255.0.1:9501', peers: [] },
     replication: { mode: 'replicated', factor: 3, chunkBytes: 4_194_304 },
     mount: { path: '/mnt/warren', allowOther: true, driver: 'auto', timeoutMs: 30_000 },

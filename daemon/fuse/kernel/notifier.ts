@@ -16,7 +16,7 @@ import type { Session } from './session.ts';
 
 const QUEUE_MAX = 65_536;
 /** Longer than a busy machine needs to wake the thread; only two changes that wait for each other take so long. */
-const DRAIN_WAIT_MS = 50;
+const DRAIN_WAIT_MS = 500;
 /** FUSE_NOTIFY_INC_EPOCH came with 7.44. */
 const EPOCH_KERNEL_MINOR = 44;
 
