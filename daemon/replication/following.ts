@@ -46,7 +46,7 @@ export interface Following {
 }
 
 export function startFollowing(context: Context): Following {
-  const { state, peers, coordinator, clock, timers } = context;
+  const { state, peers, coordinator, clock } = context;
   const log = context.log.room('replication');
   let work: 'rewind' | 'snapshot' | undefined;
   let reason = '';
