@@ -80,6 +80,8 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
   let nextCall = 1;
 
   options.onLeader(leaderChanged);
+  // Who leads may be known already.
+  leaderChanged();
 
   function leaderChanged(): void {
     const leader = options.leader();
