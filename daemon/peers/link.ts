@@ -138,8 +138,8 @@ export class Link {
         shortLives = clock.monotonicMs() - bornMs < STABLE_MS ? shortLives + 1 : 0;
         wakes = this.#wakes;
       } else {
+        // Calls on the other lanes go on waiting, each for its own time: the node itself is reached.
         failures += 1;
-        if (name !== 'control') this.#lanes[name].expect(false, this.#reason);
       }
       // The first short life is followed by an attempt at once: most likely the process just died.
       const attempts = Math.max(failures, shortLives - 1);

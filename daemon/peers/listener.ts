@@ -165,7 +165,10 @@ function greet(socket: TLSSocket, greeting: Greeting): void {
     socket.destroy();
     return;
   }
-  const silent = { onFrame: () => {}, onClose: () => {} };
+  const silent = {
+    onFrame: () => {},
+    onClose: (reason: string, fault: boolean) => fault && greeting.refuse(reason),
+  };
   const wire = new Wire(socket, {
     onFrame: (frame) => {
       wire.own(silent);

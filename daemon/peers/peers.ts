@@ -107,7 +107,8 @@ export async function openPeers(options: PeersOptions): Promise<PeerNetwork> {
     wires.add(wire);
     wire.own({
       onFrame: (frame) => answerer.onFrame(frame),
-      onClose: () => {
+      onClose: (reason, fault) => {
+        if (fault) logRefusal(peer, reason);
         answerer.close();
         wires.delete(wire);
         if (accepted.get(place) === lane) accepted.delete(place);

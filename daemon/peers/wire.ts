@@ -19,8 +19,8 @@ const FAREWELL_MS = 1000;
 
 export interface WireOwner {
   onFrame(frame: Frame): void;
-  /** `reason` continues the sentence "the connection ended: ". */
-  onClose(reason: string): void;
+  /** `reason` continues "the connection ended: "; `fault`: the other side broke the protocol. */
+  onClose(reason: string, fault: boolean): void;
 }
 
 export class Wire {
@@ -131,15 +131,16 @@ export class Wire {
     try {
       read();
     } catch (error) {
-      this.destroy(error instanceof Error ? error.message : String(error));
+      this.#ended(error instanceof Error ? error.message : String(error), true);
+      this.socket.destroy();
     }
   }
 
-  #ended(reason: string): void {
+  #ended(reason: string, fault = false): void {
     if (this.#closed) return;
     this.#closed = true;
     this.outbox.close();
-    this.#owner.onClose(reason);
+    this.#owner.onClose(reason, fault);
   }
 }
 

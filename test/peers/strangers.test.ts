@@ -157,6 +157,8 @@ test('garbage and giant frames end the connection and take no memory', async (co
     await closed(later);
   }
   assert.ok(process.memoryUsage().arrayBuffers - before < 32 * 1024 * 1024);
+  const messages = a.log.lines.map(({ message }) => message).sort();
+  assert.deepEqual(messages, ['a connection was refused', 'the connections of a node were ended']);
 });
 
 test('who dawdles is dropped: in the handshake, after it, and one byte at a time', {
