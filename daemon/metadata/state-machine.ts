@@ -54,6 +54,8 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
     }
   }
 
+  const isAlone = (): boolean => checkpointing.agreed() === Number.POSITIVE_INFINITY;
+
   function add(proposal: Proposal, body: Buffer, foreign: boolean): OperationOutcome {
     const { epoch, operation } = proposal;
     const current = state.version === 0 ? SOLO_EPOCH : state.cluster.epoch(state.version);
@@ -61,11 +63,12 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
     assert(epoch === expected, `an entry of epoch ${epoch} belongs to epoch ${expected}`);
     const outcome = committing.add(proposal, body, foreign);
     const version = state.version as Version;
-    source.push({ version, body });
     // The first entry that makes this a cluster: all before it is the own history.
-    if (operation.kind === 'member' && checkpointing.agreed() === Number.POSITIVE_INFINITY) {
-      if (state.cluster.members().length > 1) checkpointing.setAgreed(version - 1);
+    if (operation.kind === 'member' && isAlone() && state.cluster.members().length > 1) {
+      checkpointing.setAgreed(version - 1);
     }
+    // A node that is alone has no followers.
+    if (!isAlone()) source.push({ version, body });
     if (listeners.length > 0) {
       const applied = { ...proposal, version, outcome };
       for (const listener of listeners) listener(applied);

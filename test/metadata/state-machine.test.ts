@@ -149,6 +149,7 @@ test('a long batch gives way to others and keeps its order', async () => {
 test('entries are read from memory or from files, in pieces, and not behind a trimmed log', async () => {
   using folder = openFolder();
   let metadata = folder.open();
+  metadata.stateMachine.setCommitted(0 as Version);
   const file = await makeFile(metadata, 'file');
   for (let index = 0; index < 700; index++) {
     const { operation, payload } = writeOf(file, 0, Buffer.alloc(60_000, `content ${index}`));
