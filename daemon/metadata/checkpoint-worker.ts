@@ -16,7 +16,9 @@ import * as fs from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 import { parentPort, workerData } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
+import type { ChunkHash } from '../protocol/ids.ts';
 import { defined } from '../runtime/assert.ts';
+import { type ChunkFiles, filesOfChunks } from './chunk-files.ts';
 import {
   pageBytesOf,
   type PageSums,
@@ -51,10 +53,15 @@ export interface VerifyAnswer {
   readonly pages: number;
 }
 
+export interface FilesAnswer {
+  readonly found: readonly ChunkFiles[];
+}
+
 export type CheckpointRequest =
   /** Nothing above version `limit` may come into the database file. */
   | { readonly kind: 'checkpoint'; readonly limit: number }
   | { readonly kind: 'verify'; readonly from: number }
+  | { readonly kind: 'files'; readonly hashes: readonly ChunkHash[] }
   /** What is there counts from now on (after a repair). */
   | { readonly kind: 'renew' }
   | { readonly kind: 'close'; readonly limit: number };
@@ -244,6 +251,9 @@ port.on('message', (request: CheckpointRequest) => {
         return;
       case 'verify':
         port.postMessage(verify(request.from));
+        return;
+      case 'files':
+        port.postMessage({ found: filesOfChunks(database, request.hashes) } satisfies FilesAnswer);
         return;
       case 'renew':
         renew();

@@ -1,8 +1,17 @@
 /** Starts and talks to the checkpoint worker: one request at a time, in order. */
 
 import { Worker } from 'node:worker_threads';
+import type { ChunkHash } from '../protocol/ids.ts';
+import { assert } from '../runtime/assert.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
-import type { CheckpointAnswer, CheckpointRequest, PageDamage, VerifyAnswer } from './checkpoint-worker.ts';
+import type {
+  CheckpointAnswer,
+  CheckpointRequest,
+  FilesAnswer,
+  PageDamage,
+  VerifyAnswer,
+} from './checkpoint-worker.ts';
+import { CHUNK_FILES_MAX, type ChunkFiles } from './chunk-files.ts';
 
 /** Damaged pages that are named; a file with more is lost as a whole. */
 const DAMAGED_PAGES_MAX = 100;
@@ -12,6 +21,8 @@ export interface Checkpointer {
   run(limit: number): Promise<CheckpointAnswer>;
   /** Compares every page of meta.db with its sum; rests `pauseMs` after each MiB. */
   verify(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
+  /** Files that use the chunks, as of the last commit; at most CHUNK_FILES_MAX chunks. A scan. */
+  filesOfChunks(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** The pages as they are now count as right. */
   renew(): Promise<void>;
   /**
@@ -70,6 +81,10 @@ export function openCheckpointer(databasePath: string): Checkpointer {
         from = answer.next;
         if (pauseMs > 0) await pause(pauseMs, signal);
       }
+    },
+    async filesOfChunks(hashes) {
+      assert(hashes.length <= CHUNK_FILES_MAX, `at most ${CHUNK_FILES_MAX} chunks are asked for at once`);
+      return (await ask<FilesAnswer>({ kind: 'files', hashes })).found;
     },
     renew: () => ask({ kind: 'renew' }),
     async close(limit) {

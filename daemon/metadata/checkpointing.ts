@@ -12,7 +12,9 @@
  */
 
 import { describeError } from '../protocol/errors.ts';
+import type { ChunkHash } from '../protocol/ids.ts';
 import type { Log } from '../runtime/log.ts';
+import type { ChunkFiles } from './chunk-files.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
 import type { Committing } from './committing.ts';
@@ -43,6 +45,7 @@ export interface Checkpointing {
   whenAgreed(version: number, waitMs: number): Promise<boolean>;
   verifyPages(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
   renewPageSums(): Promise<void>;
+  filesOfChunks(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** Closes the worker's connections; the database file and the WAL stay as they are. */
   pause(): Promise<void>;
   /** After `pause`: what is agreed now. */
@@ -181,6 +184,10 @@ export function openCheckpointing(options: CheckpointingOptions): Checkpointing 
     async renewPageSums() {
       await checkpoint();
       await checkpointer.renew();
+    },
+    async filesOfChunks(hashes) {
+      await paused?.promise;
+      return checkpointer.filesOfChunks(hashes);
     },
     async pause() {
       paused = Promise.withResolvers<void>();

@@ -28,6 +28,7 @@ import type { ChunkHash, Inode } from '../protocol/ids.ts';
 import type { Operation, OperationOutcome } from '../protocol/operations.ts';
 import type { OperationPayload, StateMachine } from '../replication/state-machine.ts';
 import type { Log } from '../runtime/log.ts';
+import type { ChunkFiles } from './chunk-files.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointing } from './checkpointing.ts';
 import { SOLO_EPOCH } from './cluster-state.ts';
@@ -82,6 +83,11 @@ export interface Metadata {
   /** The oldest unsettled small chunks; pass them to `settled` when small.db holds them durably. */
   unsettledBatch(bytesMax: number): SmallBytes[];
   settled(batch: readonly SmallBytes[]): void;
+  /**
+   * Which files use the chunks (at most CHUNK_FILES_MAX), as of the last commit. One scan of all extents and names, in a
+   * worker.
+   */
+  filesOfChunks(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
   /**
@@ -172,6 +178,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
     unsettled: (hash) => unsettled.get(hash),
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
     settled: (batch) => unsettled.settle(batch),
+    filesOfChunks: (hashes) => checkpointing.filesOfChunks(hashes),
     async commit() {
       await checkpointing.quiet();
       committing.commitNow();

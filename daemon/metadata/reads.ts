@@ -43,6 +43,8 @@ export interface MetadataReads {
   orphans(limit: number): Inode[];
   unreferencedChunks(limit: number): { hash: ChunkHash; bytes: number }[];
   hasChunk(hash: ChunkHash): boolean;
+  /** Chunks in use with a row greater than `row`, by row: a scan in pieces. */
+  chunksAfter(row: number, limit: number): { row: number; hash: ChunkHash; bytes: number }[];
   countExtents(inode: Inode, start: number, end: number): number;
   /** Members of the cluster, by number; none on a node that never was in one. */
   members(): readonly Member[];
@@ -79,6 +81,9 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
     'SELECT hash, bytes FROM chunk WHERE refs = 0 ORDER BY chunk LIMIT ?',
   );
   const chunkByHash = connection.query('SELECT 1 FROM chunk WHERE hash = ?');
+  const chunksAfter = connection.query(
+    'SELECT chunk, hash, bytes FROM chunk WHERE chunk > ? AND refs > 0 ORDER BY chunk LIMIT ?',
+  );
   const countExtents = connection.query(
     'SELECT count(*) FROM extent WHERE inode = ? AND offset >= ? AND offset < ?',
   );
@@ -121,6 +126,12 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
         .all(limit)
         .map((row) => ({ hash: hashFromBytes(row[0] as Uint8Array), bytes: row[1] as number })),
     hasChunk: (hash) => chunkByHash.get(hashToBytes(hash)) !== undefined,
+    chunksAfter: (row, limit) =>
+      chunksAfter.all(row, limit).map((found) => ({
+        row: found[0] as number,
+        hash: hashFromBytes(found[1] as Uint8Array),
+        bytes: found[2] as number,
+      })),
     countExtents: (number, start, end) => countExtents.get(number, start, end)?.[0] as number,
     members: () => cluster.members(),
     settings: () => cluster.settings(),

@@ -9,6 +9,7 @@
 import type { EncodedEntry } from '../protocol/cluster.ts';
 import { FsError, WarrenError } from '../protocol/errors.ts';
 import type { Version } from '../protocol/ids.ts';
+import type { OperationOutcome } from '../protocol/operations.ts';
 import type { Applied, Proposal, Rewound, StateMachine } from '../replication/state-machine.ts';
 import { assert, AssertionError } from '../runtime/assert.ts';
 import { SOLO_EPOCH } from './cluster-state.ts';
@@ -53,7 +54,7 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
     }
   }
 
-  function add(proposal: Proposal, body: Buffer, foreign: boolean): Applied {
+  function add(proposal: Proposal, body: Buffer, foreign: boolean): OperationOutcome {
     const { epoch, operation } = proposal;
     const current = state.version === 0 ? SOLO_EPOCH : state.cluster.epoch(state.version);
     const expected = operation.kind === 'lead' ? operation.epoch : current;
@@ -65,9 +66,11 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
     if (operation.kind === 'member' && checkpointing.agreed() === Number.POSITIVE_INFINITY) {
       if (state.cluster.members().length > 1) checkpointing.setAgreed(version - 1);
     }
-    const applied = { ...proposal, version, outcome };
-    for (const listener of listeners) listener(applied);
-    return applied;
+    if (listeners.length > 0) {
+      const applied = { ...proposal, version, outcome };
+      for (const listener of listeners) listener(applied);
+    }
+    return outcome;
   }
 
   function rewound(change: Rewound): void {
@@ -95,8 +98,10 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
     }
   }
 
-  function appendOne({ version, body }: EncodedEntry): void {
+  function appendOne({ version, body: view }: EncodedEntry): void {
     assert(version === state.version + 1, `entry ${version} follows ${state.version}`);
+    // The view keeps a whole message in memory, and the newest entries are kept (entry-source.ts).
+    const body = Buffer.from(view);
     try {
       add(decodeEntry(body), body, true);
     } catch (error) {
@@ -124,8 +129,8 @@ export function openStateMachine(options: StateMachineOptions): StateMachine {
       assert(running === undefined, 'nothing is proposed while entries are appended or taken back');
       const written = committing.enter();
       const body = encodeEntry(proposal);
-      const { version, outcome } = add(proposal, body, false);
-      return { entry: { version, body }, outcome, written };
+      const outcome = add(proposal, body, false);
+      return { entry: { version: state.version as Version, body }, outcome, written };
     },
     append: (entries) => inOrder(() => append(entries)),
     entriesAfter: (version, bytesMax) =>

@@ -7,7 +7,7 @@ import type { Metadata } from '../../daemon/metadata/metadata.ts';
 import type { Epoch, NodeId, Version } from '../../daemon/protocol/ids.ts';
 import type { Applied } from '../../daemon/replication/state-machine.ts';
 import { dumpState } from './dump.ts';
-import { findings, makeFile, name, openFolder, writeOf } from './folder.ts';
+import { chunkOf, findings, makeDirectory, makeFile, name, openFolder, writeOf } from './folder.ts';
 import { EPOCH, everything, lead, member, operationsOf, propose } from './machines.ts';
 
 test('entries of one machine appended to another give an equal database, and equal outcomes', async () => {
@@ -209,4 +209,32 @@ test('each member gives numbers of its own range, none of them twice', async () 
   for (const [index, number] of given.entries()) {
     assert.equal(Math.floor(number / 2 ** 44), Math.floor(index / 3) % 2 === 0 ? 0 : 3);
   }
+});
+
+test('chunks in use are listed in pieces, and the files that use them are found', async () => {
+  using folder = openFolder();
+  const metadata = folder.open();
+  const directory = await makeDirectory(metadata, 'directory');
+  const inner = await makeDirectory(metadata, 'inner', directory);
+  const contents = ['one', 'two', 'three'].map((text) => Buffer.from(text));
+  const files = [await makeFile(metadata, 'top'), await makeFile(metadata, 'deep', inner)];
+  for (const [index, data] of contents.entries()) {
+    const { operation, payload } = writeOf(files[index % 2]!, index * 10, data);
+    await metadata.propose(operation, payload);
+  }
+  const shared = writeOf(files[1]!, 100, contents[0]!);
+  await metadata.propose(shared.operation, shared.payload);
+  await metadata.commit();
+  const first = metadata.reads.chunksAfter(0, 2);
+  const rest = metadata.reads.chunksAfter(first.at(-1)!.row, 2);
+  const hashes = contents.map(chunkOf);
+  assert.deepEqual(
+    [...first, ...rest].map(({ hash }) => hash),
+    hashes,
+  );
+  assert.deepEqual(await metadata.filesOfChunks([hashes[1]!, hashes[0]!, chunkOf(Buffer.from('gone'))]), [
+    { hash: hashes[1], bytes: 3, files: 1, paths: ['/directory/inner/deep'] },
+    { hash: hashes[0], bytes: 3, files: 2, paths: ['/top', '/directory/inner/deep'] },
+  ]);
+  await metadata.close();
 });
