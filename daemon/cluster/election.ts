@@ -42,6 +42,9 @@ const HAND_BACK_AFTER_MS = 1000;
 const HAND_OVER_RETRY_MS = 10_000;
 /** A request for leadership that is not granted by all is given up after this. */
 const ASK_MS = 1000;
+/** Nodes ask again at different times, so that two which see things differently do not meet each time. */
+const ASK_STEP_MS = 130;
+const ASK_STEPS = 8;
 
 export type ElectionEffect =
   | { readonly kind: 'changed'; readonly standing: Standing }
@@ -262,7 +265,8 @@ export function openElection(options: ElectionOptions): Election {
       lead(asking.epoch);
       return;
     }
-    if (asking !== undefined && nowMs - asking.sinceMs < ASK_MS) return;
+    const patienceMs = ASK_MS + ((own()?.number ?? 0) % ASK_STEPS) * ASK_STEP_MS;
+    if (asking !== undefined && nowMs - asking.sinceMs < patienceMs) return;
     const epoch = freshEpoch();
     accepted = epoch;
     asking = { epoch, sinceMs: nowMs, granted: new Set() };
@@ -298,7 +302,9 @@ export function openElection(options: ElectionOptions): Election {
       }
       const candidate: Candidate = { id: member.id, role: member.role, last: heard.last };
       const able = mayLead(member) && heard.hasState && !heard.leaving && inSync.includes(member.id);
-      if (able && compareCandidates(candidate, mine, preferred) < 0) {
+      // One that is in sync comes before one that is not, whatever it prefers: two that both ask keep each other off.
+      const outdated = inSync.length > 0 && !inSync.includes(self);
+      if (able && (outdated || compareCandidates(candidate, mine, preferred) < 0)) {
         return stop(`${member.id} should lead, and does not yet`);
       }
     }

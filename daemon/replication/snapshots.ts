@@ -113,7 +113,7 @@ export function serveSnapshots(options: {
   });
   peers.handle('snapshot-read', async (_from, { id, offset, length }) => {
     const found = served.get(id);
-    if (found === undefined) throw new Error(`there is no copy ${id} (any more)`);
+    if (found === undefined) throw new Error(`copy ${id} was released`);
     found.usedMs = clock.monotonicMs();
     const bytes = await files.read(found.snapshot.path, offset, Math.min(length, PIECE_BYTES));
     return { answer: {}, bytes: [bytes] };

@@ -89,7 +89,7 @@ export async function simulate(options: RunOptions): Promise<RunResult> {
   for (const node of nodes) world.at(world.between(0, 500), () => start(node));
 
   const load = createLoad(world, checker, nodes, options.requests === true ? say : () => {});
-  const faults = createFaults({ world, network, nodes, kind, start, events, say });
+  const faults = createFaults({ world, network, nodes, kind, start, events, checker, say });
   await world.run(options.faultsMs);
   say('the faults end');
   faults.end();
@@ -131,7 +131,8 @@ function makeMembers(world: World): Member[] {
   return Array.from({ length: count }, (_, number) => ({
     id: `n${number}` as NodeId,
     number,
-    role: count > 2 && world.chance(0.15) ? world.pick(['leader', 'follower'] as const) : 'auto',
+    role:
+      count > 2 && number > 0 && world.chance(0.15) ? world.pick(['leader', 'follower'] as const) : 'auto',
     address: `n${number}:9500`,
     state: 'active' as const,
     key: '',
@@ -309,10 +310,12 @@ function createFaults(options: {
   readonly kind: Kind;
   readonly start: (node: SimulatedNode) => Promise<void>;
   readonly events: RunResult['events'];
+  readonly checker: Checker;
   readonly say: (line: string) => void;
 }) {
-  const { world, network, nodes, kind, events, say } = options;
+  const { world, network, nodes, kind, events, checker, say } = options;
   let ended = false;
+  const stopping = new Set<SimulatedNode['life']>();
   network.weather.delayMs = world
     .pick([
       [0.1, 1],
@@ -355,6 +358,23 @@ function createFaults(options: {
     async powerAll() {
       for (const node of nodes) await crash(node, true);
       for (const node of nodes) restartLater(node, 5000);
+    },
+    stop() {
+      const node = world.pick(nodes);
+      const { life } = node;
+      if (!life.alive || stopping.has(life)) return;
+      stopping.add(life);
+      say(`${node.id} is stopped in order`);
+      const ended = async (): Promise<void> => {
+        // It may have been killed while it stopped.
+        if (!life.alive) return;
+        await crash(node, false);
+        restartLater(node, 3000);
+      };
+      node.replication.close().then(
+        () => network.after(life, 0, ended),
+        (error: unknown) => checker.fail(`${node.id} cannot stop: ${String(error)}`),
+      );
     },
     hang() {
       const node = world.pick(nodes);
@@ -413,7 +433,7 @@ function createFaults(options: {
   const always = ['reset', 'handOver', 'prefer', 'slow'];
   const chosen: Record<Kind, string[]> = {
     calm: always,
-    crashes: [...always, 'crash', 'crash', 'crash', 'crashAll', 'hang'],
+    crashes: [...always, 'crash', 'crash', 'crash', 'crashAll', 'hang', 'stop', 'stop'],
     power: [...always, 'power', 'power', 'crash', 'powerAll'],
     partitions: [...always, 'cutOne', 'split', 'split', 'hang'],
     all: Object.keys(faults),
@@ -439,6 +459,7 @@ function createFaults(options: {
       for (const node of nodes) {
         node.life.slowMs = 0;
         node.life.hungUntilMs = 0;
+        if (node.life.alive && stopping.has(node.life)) await crash(node, false);
         if (!node.life.alive) await options.start(node);
       }
     },

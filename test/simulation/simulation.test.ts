@@ -14,6 +14,7 @@ const FAILED_ONCE: readonly { readonly seed: number; readonly faultsMs: number }
   { seed: 43, faultsMs: 20_000 },
   { seed: 63, faultsMs: 20_000 },
   { seed: 183, faultsMs: 20_000 },
+  { seed: 3028, faultsMs: 20_000 },
 ];
 
 async function run(seed: number, faultsMs: number, real = false, lines?: string[]): Promise<RunResult> {
