@@ -221,7 +221,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     return attributes(row(inode));
   }
 
-  async function clearPrivileges(caller: Caller, found: InodeRow): Promise<void> {
+  async function clearPrivileges(found: InodeRow): Promise<void> {
     const mode = withoutPrivileges(found.mode);
     const capability = reads.xattr(found.inode, CAPABILITY) !== undefined;
     if (mode === found.mode && !capability) return;
@@ -234,7 +234,6 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     });
     // The kernel that wrote does not know that the bits are gone.
     emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
-    void caller;
   }
 
   /** relatime: an access is noted when the last noted one is older than the last change, or a day old. */
@@ -348,14 +347,8 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       });
     },
     release(caller, inode) {
-      const released = data.release(inode, caller.mount);
-      if (released === true) maintenance.released(inode);
-      else if (released instanceof Promise) {
-        return released.then((last) => {
-          if (last) maintenance.released(inode);
-        });
-      }
-      return undefined;
+      // The kernel forgets an inode without a name right after its last close; that frees it.
+      return data.release(inode, caller.mount);
     },
     flush(caller, inode, owner) {
       rangeLocks.drop(inode, { mount: caller.mount, owner });
@@ -392,7 +385,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       }
       const written = data.write(file, start, fitting, caller.mount);
       file.capabilityFree = true;
-      return clearPrivileges(caller, found).then(() => written);
+      return clearPrivileges(found).then(() => written);
     },
     allocate: (caller, inode, mode, range) => ranges.allocate(caller, inode, mode, range),
     seek: (inode, offset, whence) => ranges.seek(inode, offset, whence),
@@ -439,7 +432,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     async dropMount(mount) {
       rangeLocks.dropMount(mount);
       flocks.dropMount(mount);
-      for (const inode of data.dropMount(mount)) maintenance.released(inode);
+      data.dropMount(mount);
       maintenance.mountDropped();
       await data.flushAll();
     },

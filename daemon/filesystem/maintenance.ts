@@ -51,7 +51,6 @@ export interface Maintenance {
   /** An orphan got a name again. */
   named(inode: Inode): void;
   forgotten(inode: Inode): void;
-  released(inode: Inode): void;
   mountDropped(): void;
   noteSmallExtents(inode: Inode, offset: number): void;
   /** Does everything there is to do now (tests, clean shutdown). */
@@ -266,9 +265,6 @@ export function startMaintenance(context: Context): Maintenance {
       if (held.size === 0 || !held.has(inode) || data.isOpen(inode)) return;
       held.delete(inode);
       reclaimable.push(inode);
-    },
-    released() {
-      // The kernel forgets an inode without a name right after its last close; that frees it.
     },
     mountDropped() {
       for (const inode of held) {

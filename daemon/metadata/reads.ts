@@ -16,6 +16,11 @@ import {
   query,
 } from './rows.ts';
 
+/** The attribute that a program of SELinux asks every file for. */
+export const SECURITY_LABEL = Buffer.from('security.selinux');
+/** Extended attributes looked at for a label when the database is opened: some milliseconds. */
+const XATTRS_SCANNED_MAX = 100_000;
+
 export interface FragmentedSlot {
   readonly inode: Inode;
   /** Start of the slot in the file, bytes. */
@@ -34,8 +39,10 @@ export interface MetadataReads {
   extents(inode: Inode, start: number, end: number): ExtentRow[];
   xattr(inode: Inode, name: Uint8Array): Uint8Array | undefined;
   xattrs(inode: Inode): { name: Uint8Array; value: Uint8Array }[];
+  /** Whether some inode may have a security label: false only when none has. */
+  mayHaveLabel(): boolean;
   /** An operation brought an extended attribute. */
-  noteXattr(): void;
+  noteXattr(name: Uint8Array): void;
   isOrphan(inode: Inode): boolean;
   orphans(limit: number): Inode[];
   unreferencedChunks(limit: number): { hash: ChunkHash; bytes: number }[];
@@ -70,7 +77,13 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
   const xattr = query(database, 'SELECT value FROM xattr WHERE inode = ? AND name = ?');
   const xattrs = query(database, 'SELECT name, value FROM xattr WHERE inode = ? ORDER BY name');
   // `ls -l` asks each file for its ACL, and mostly there is no attribute anywhere: that answer costs nothing.
-  let anyXattr = query(database, 'SELECT 1 FROM xattr LIMIT 1').get() !== undefined;
+  const firstXattrs = query(
+    database,
+    `SELECT count(*), total(name = ?) FROM (SELECT name FROM xattr LIMIT ${XATTRS_SCANNED_MAX})`,
+  );
+  const [xattrsSeen, labelsSeen] = (firstXattrs.get(SECURITY_LABEL) ?? []) as readonly number[];
+  let anyXattr = xattrsSeen !== 0;
+  let anyLabel = labelsSeen !== 0 || xattrsSeen === XATTRS_SCANNED_MAX;
   const orphan = query(database, 'SELECT 1 FROM orphan WHERE inode = ?');
   const orphans = query(database, 'SELECT inode FROM orphan ORDER BY inode LIMIT ?');
   const unreferenced = query(database, 'SELECT hash, bytes FROM chunk WHERE refs = 0 ORDER BY chunk LIMIT ?');
@@ -105,8 +118,10 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
       anyXattr ? (xattr.get(number, name)?.[0] as Uint8Array | undefined) : undefined,
     xattrs: (number) =>
       xattrs.all(number).map((row) => ({ name: row[0] as Uint8Array, value: row[1] as Uint8Array })),
-    noteXattr() {
+    mayHaveLabel: () => anyLabel,
+    noteXattr(name) {
       anyXattr = true;
+      if (SECURITY_LABEL.equals(name)) anyLabel = true;
     },
     isOrphan: (number) => orphan.get(number) !== undefined,
     orphans: (limit) => orphans.all(limit).map((row) => row[0] as Inode),
