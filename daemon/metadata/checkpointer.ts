@@ -1,6 +1,7 @@
 /** Starts and talks to the checkpoint worker: one request at a time, in order. */
 
 import { Worker } from 'node:worker_threads';
+import { YOUNG_GENERATION_MIB } from '../runtime/worker-pool.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
 import type { CheckpointAnswer, CheckpointRequest, PageDamage, VerifyAnswer } from './checkpoint-worker.ts';
 
@@ -22,6 +23,7 @@ export function openCheckpointer(databasePath: string): Checkpointer {
     workerData: { path: databasePath },
     // Its descriptor of meta.db must outlive it if it fails: closing one frees the locks of all.
     trackUnmanagedFds: false,
+    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB },
   });
   worker.unref();
   let waiting: PromiseWithResolvers<unknown> | undefined;
