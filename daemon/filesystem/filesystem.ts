@@ -36,6 +36,7 @@ import type {
   DirectoryEntry,
   FileSystem,
   Invalidation,
+  ListedEntry,
   NewNode,
 } from './interface.ts';
 import { lockTable } from './locks.ts';
@@ -392,13 +393,23 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     copyRange: (caller, from, to, length) => ranges.copyRange(caller, from, to, length),
 
     readdir(inode, cookie, limit) {
-      const directory = row(inode);
-      const entries: DirectoryEntry[] = [];
-      if (cookie < 1) entries.push({ inode, name: DOT, type: DIRECTORY, cookie: 1 });
-      if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
+      const entries = dots(row(inode), cookie);
       const left = limit - entries.length;
       if (left > 0) entries.push(...reads.list(inode, Math.max(cookie, 2), left));
       return entries;
+    },
+    readdirPlus(inode, cookie, limit) {
+      const directory = row(inode);
+      const listed: ListedEntry[] = dots(directory, cookie).map((entry) => ({
+        entry,
+        attributes: undefined,
+      }));
+      const left = limit - listed.length;
+      if (left <= 0) return listed;
+      for (const { entry, inode: found } of reads.listWithInodes(inode, Math.max(cookie, 2), left)) {
+        listed.push({ entry, attributes: found === undefined ? undefined : attributes(found) });
+      }
+      return listed;
     },
     touchAccess: (_caller, inode) => noteAccess(row(inode)),
     statfs() {
@@ -453,6 +464,14 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
 const DOT = Buffer.from('.');
 const DOT_DOT = Buffer.from('..');
 const CAPABILITY = Buffer.from('security.capability');
+
+/** `.` and `..`, as far as they come after `cookie`. */
+function dots(directory: InodeRow, cookie: number): DirectoryEntry[] {
+  const entries: DirectoryEntry[] = [];
+  if (cookie < 1) entries.push({ inode: directory.inode, name: DOT, type: DIRECTORY, cookie: 1 });
+  if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
+  return entries;
+}
 
 /** Without setuid, and without setgid where it means "run as the group" (the group may execute). */
 function withoutPrivileges(mode: number): number {

@@ -3,6 +3,7 @@
 import type { DatabaseSync } from 'node:sqlite';
 import type { ChunkHash, Inode, Name } from '../protocol/ids.ts';
 import {
+  DENTRY_COLUMNS,
   type DentryRow,
   dentryRow,
   EXTENT_COLUMNS,
@@ -21,6 +22,8 @@ export const SECURITY_LABEL = Buffer.from('security.selinux');
 /** Extended attributes looked at for a label when the database is opened: some milliseconds. */
 const XATTRS_SCANNED_MAX = 100_000;
 
+const COLUMNS_OF_I = INODE_COLUMNS.replaceAll(/(\w+)/g, 'i.$1');
+
 export interface FragmentedSlot {
   readonly inode: Inode;
   /** Start of the slot in the file, bytes. */
@@ -35,6 +38,12 @@ export interface MetadataReads {
   child(parent: Inode, name: Name): InodeRow | undefined;
   /** Entries of a directory with a cookie greater than `cookie`, in the order of cookies. */
   list(parent: Inode, cookie: number, limit: number): DentryRow[];
+  /** As `list`, each with its inode: one statement for all, because each costs SQLite two locks of the WAL. */
+  listWithInodes(
+    parent: Inode,
+    cookie: number,
+    limit: number,
+  ): { entry: DentryRow; inode: InodeRow | undefined }[];
   /** Extents that overlap `start` (inclusive) to `end` (exclusive), by offset. */
   extents(inode: Inode, start: number, end: number): ExtentRow[];
   xattr(inode: Inode, name: Uint8Array): Uint8Array | undefined;
@@ -60,11 +69,16 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
   );
   const child = query(
     database,
-    `SELECT ${INODE_COLUMNS.replaceAll(/(\w+)/g, 'i.$1')} FROM dentry d JOIN inode i ON i.inode = d.inode WHERE d.parent = ? AND d.name = ?`,
+    `SELECT ${COLUMNS_OF_I} FROM dentry d JOIN inode i ON i.inode = d.inode WHERE d.parent = ? AND d.name = ?`,
   );
   const list = query(
     database,
     'SELECT name, inode, type, cookie FROM dentry WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?',
+  );
+  const listWithInodes = query(
+    database,
+    `SELECT d.name, d.inode, d.type, d.cookie, ${COLUMNS_OF_I} FROM dentry d LEFT JOIN inode i ON i.inode = d.inode
+     WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?`,
   );
   // The extent that starts at or before `start` is found first, so that the scan begins at the right row.
   const extents = query(
@@ -108,6 +122,11 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
       return row === undefined ? undefined : inodeRow(row);
     },
     list: (parent, cookie, limit) => list.all(parent, cookie, limit).map(dentryRow),
+    listWithInodes: (parent, cookie, limit) =>
+      listWithInodes.all(parent, cookie, limit).map((row) => ({
+        entry: dentryRow(row),
+        inode: row[DENTRY_COLUMNS] === null ? undefined : inodeRow(row, DENTRY_COLUMNS),
+      })),
     extents(number, start, end) {
       const rows = extents.all(number, start, end).map(extentRow);
       const first = rows[0];
