@@ -30,7 +30,16 @@ import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
-import { closeUntouched, diskBytes, isFull, openDatabase, openError, openSettings } from './open-database.ts';
+import {
+  closeUntouched,
+  diskBytes,
+  isFull,
+  noSpaceError,
+  openDatabase,
+  openError,
+  openSettings,
+  withOpenErrors,
+} from './open-database.ts';
 import {
   hasLog,
   logReach,
@@ -39,6 +48,7 @@ import {
   readLog,
   SEGMENT_BYTES,
 } from './operation-log.ts';
+import { openPageHealth } from './page-health.ts';
 import { type MetadataReads, metadataReads } from './reads.ts';
 import { unsettledChunks } from './unsettled.ts';
 import { stampOf, takeBackWal } from './wal.ts';
@@ -71,8 +81,9 @@ export interface MetadataStatus {
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
   readonly readOnly: string | undefined;
-  /** Pages of meta.db that the last `verifyPages` found damaged. */
+  /** Pages of meta.db that the last `verifyPages` found damaged, and how many were put back since the start. */
   readonly damagedPages: readonly PageDamage[];
+  readonly healedPages: number;
 }
 
 export interface SmallBytes {
@@ -96,8 +107,8 @@ export interface Metadata {
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
   /**
-   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB; also logged and
-   * in the status. Errors: the signal's reason, also when the metadata is closed meanwhile.
+   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB, and puts damaged
+   * ones back. Answers those it cannot; also logged and in the status. Errors: the signal's reason, also at close.
    */
   verifyPages(options: { pauseMs: number; signal?: AbortSignal }): Promise<readonly PageDamage[]>;
   /** The pages as they are now count as right: after a repair has told what it found. */
@@ -120,6 +131,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const databasePath = path.join(options.directory, 'meta.db');
   const logDirectory = path.join(options.directory, 'log');
   const log = options.log.room('metadata');
+  const pages = withOpenErrors(databasePath, () =>
+    openPageHealth(databasePath, { salvage: options.salvage === true, log }),
+  );
   if (options.salvage !== true) takeBackWal(databasePath, logDirectory, log);
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
@@ -155,7 +169,6 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let syncNext: Promise<void> | undefined;
   let durableVersion = version;
   let closed = false;
-  let damagedPages: readonly PageDamage[] = [];
   const closing = new AbortController();
 
   /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
@@ -220,12 +233,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
       if (database.isTransaction) database.exec('ROLLBACK');
       closeUntouched(database, databasePath);
       if (!isFull(error)) throw openError(databasePath, error);
-      throw new WarrenError({
-        code: 'METADATA_NO_SPACE',
-        message: `There is no space on the disk of ${options.directory} to open the metadata and its log: ${describeError(error)}.`,
-        hint: `Free at least ${(4 * SEGMENT_BYTES) / 1024 / 1024} MiB there and start again; nothing acknowledged is lost.`,
-        cause: error,
-      });
+      throw noSpaceError(options.directory, 4 * SEGMENT_BYTES, error);
     }
   }
 
@@ -361,7 +369,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
     try {
       const target = committedVersion;
       if (durableVersion < target) await barrier();
-      const { walPages, donePages } = await checkpointer.run();
+      const { walPages, donePages, copyError } = await checkpointer.run();
+      pages.copied(copyError);
       return { target, whole: donePages >= walPages };
     } finally {
       clearTimeout(release);
@@ -444,19 +453,16 @@ export function openMetadata(options: MetadataOptions): Metadata {
     },
     async verifyPages({ pauseMs, signal }) {
       const either = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
-      damagedPages = await checkpointer.verify({ pauseMs, signal: either });
-      if (damagedPages.length > 0) {
-        log.error(`${databasePath} is damaged: ${damagedPages.length} pages are not what was written`, {
-          pages: damagedPages.slice(0, 10).map(({ page, table }) => `${page} ${table}`.trim()),
-          hint: 'the disk changed bytes by itself: copy the data directory to another disk, see `warren fsck`, and restore meta.db, meta.sums and log/ from one backup',
-        });
-      }
-      return damagedPages;
+      const healedBefore = pages.healed;
+      pages.compared(await checkpointer.verify({ pauseMs, signal: either }));
+      // What SQLite has read of those pages is still damaged.
+      if (pages.healed > healedBefore) database.exec('PRAGMA shrink_memory');
+      return pages.damaged;
     },
     async renewPageSums() {
       await checkpoint();
       await checkpointer.renew();
-      damagedPages = [];
+      pages.renewed();
     },
     status: () => ({
       version,
@@ -466,7 +472,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
       logBytes: operationLog.bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly,
-      damagedPages,
+      damagedPages: pages.damaged,
+      healedPages: pages.healed,
     }),
     async close() {
       if (closed) return;
