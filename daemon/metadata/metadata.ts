@@ -104,6 +104,7 @@ export interface Metadata {
   /** The oldest unsettled small chunks; pass them to `settled` when small.db holds them durably. */
   unsettledBatch(bytesMax: number): SmallBytes[];
   settled(batch: readonly SmallBytes[]): void;
+  settleFailed(error: FsError): void;
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
   /**
@@ -131,10 +132,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const databasePath = path.join(options.directory, 'meta.db');
   const logDirectory = path.join(options.directory, 'log');
   const log = options.log.room('metadata');
-  const pages = withOpenErrors(databasePath, () =>
-    openPageHealth(databasePath, { salvage: options.salvage === true, log }),
-  );
-  if (options.salvage !== true) takeBackWal(databasePath, logDirectory, log);
+  const { salvage = false } = options;
+  const pages = withOpenErrors(databasePath, () => openPageHealth(databasePath, { salvage, log }));
+  if (!salvage) takeBackWal(databasePath, logDirectory, log);
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
   const settings = openSettings(database, databasePath);
@@ -168,12 +168,12 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let syncingVersion = 0;
   let syncNext: Promise<void> | undefined;
   let durableVersion = version;
-  let closed = false;
   const closing = new AbortController();
+  let closed = false;
 
-  /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
+  /** Applies what the log has beyond SQLite; collects small chunks that small.db may lack. */
   function recover(): void {
-    if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
+    if (version > 0 && !hasLog(logDirectory) && !salvage) {
       throw new WarrenError({
         code: 'LOG_MISSING',
         message: `${logDirectory} is gone, but meta.db is at version ${version}: operations that were acknowledged may be missing.`,
@@ -183,7 +183,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
     const settled = settings.get('settled');
     let applied = 0;
     // A salvage takes every small chunk that the log still has: small.db may be a new one.
-    const after = options.salvage === true ? 0 : Math.min(settled, version);
+    const after = salvage ? 0 : Math.min(settled, version);
     for (const entry of readLog(logDirectory, after)) {
       const [, operation, payload] = packr.unpack(entry.body) as LogBody;
       unsettled.version = entry.version;
@@ -198,24 +198,23 @@ export function openMetadata(options: MetadataOptions): Metadata {
       applied++;
     }
     refuseGap(after);
-    if (options.salvage === true && !database.isTransaction) database.exec('BEGIN IMMEDIATE');
+    if (salvage && !database.isTransaction) database.exec('BEGIN IMMEDIATE');
     if (database.isTransaction) {
       // Going on without the log: whether small.db has what it brought is no question any more.
-      const settledMax = options.salvage === true ? version : settled;
+      const settledMax = salvage ? version : settled;
       settings.save(version, Math.min(settledMax, unsettled.settledVersion(version)), totals);
       database.exec(`PRAGMA application_id = ${stampOf(version)}; COMMIT`);
       committedVersion = version;
     }
-    if (applied > 0) {
-      log.info(`applied ${applied} operations from the log that meta.db did not have yet`, { version });
-    }
+    if (applied > 0)
+      log.info(`applied ${applied} operations of the log that meta.db did not have`, { version });
   }
 
   /** The log must hold everything after `after`, and all that it says was durable. */
   function refuseGap(after: number): void {
     const reach = logReach(logDirectory);
     const missingStart = after < version && reach.first > after + 1;
-    if (options.salvage === true || (!missingStart && reach.durable <= version)) return;
+    if (salvage || (!missingStart && reach.durable <= version)) return;
     const [from, to] = missingStart ? [after + 1, reach.first - 1] : [version + 1, reach.durable];
     throw new WarrenError({
       code: 'LOG_INCOMPLETE',
@@ -447,12 +446,13 @@ export function openMetadata(options: MetadataOptions): Metadata {
     unsettled: (hash) => unsettled.get(hash),
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
     settled: (batch) => unsettled.settle(batch),
+    settleFailed: (error) => unsettled.failed(error),
     async commit() {
       await checkpointing;
       commitNow();
     },
     async verifyPages({ pauseMs, signal }) {
-      const either = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
+      const either = AbortSignal.any(signal === undefined ? [closing.signal] : [closing.signal, signal]);
       const healedBefore = pages.healed;
       pages.compared(await checkpointer.verify({ pauseMs, signal: either }));
       // What SQLite has read of those pages is still damaged.

@@ -80,7 +80,7 @@ for (const type of ['ext4', 'xfs'] as const) {
               daemon.fsck();
             });
           } catch (error) {
-            throw new Error(`round ${round}, cut ${cut}: ${made.what}`, { cause: error });
+            throw new Error(`round ${round}, cut ${cut}: ${made.what}: ${String(error)}`, { cause: error });
           }
           rmSync(image);
           if (isLast) known = promised;
