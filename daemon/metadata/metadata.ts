@@ -58,9 +58,8 @@ const COMMIT_OPERATIONS = 250;
 const COMMIT_INTERVAL_MS = 25;
 /** Commits are held back at most this long for a checkpoint that has begun. */
 const COMMIT_HOLD_MS = 2000;
-/** Operations since the last checkpoint after which the next one starts. */
+/** The next checkpoint starts after this many operations, or in a quiet database this long after a change. */
 const CHECKPOINT_OPERATIONS = 10_000;
-/** A quiet database is checkpointed this long after a change. */
 const CHECKPOINT_IDLE_MS = 5000;
 /** Log kept behind the durable state for nodes that were away, bytes; at most LOG_DISK_SHARE of the disk. */
 const LOG_KEEP_BYTES = 128 * 1024 * 1024;
