@@ -106,6 +106,7 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
           'Free space on the disk or replace it, then restart warrend; what was acknowledged is kept.',
       };
     }
+    const { healedPages } = metadata.status();
     const pages = metadata.status().damagedPages.length;
     if (pages > 0) {
       return {
@@ -131,6 +132,15 @@ export async function startNode(options: NodeOptions): Promise<RunningNode> {
         dataSafe: true,
         reason: 'The disk is almost full; writes are refused when nothing is left.',
         nextStep: 'Delete files or give the data directory a larger disk.',
+      };
+    }
+    if (healedPages > 0) {
+      return {
+        state: 'degraded',
+        dataSafe: true,
+        reason: `The disk changed bytes of meta.db by itself; ${healedPages} page${healedPages === 1 ? ' was' : 's were'} put back from meta.copy.`,
+        nextStep:
+          'Look at the health of the disk (`smartctl -a`, `dmesg`) and keep a backup; a restart clears this.',
       };
     }
     const { lastError } = filesystem.maintenance.status();

@@ -126,7 +126,12 @@ export function startMaintenance(context: Context): Maintenance {
   async function settle(): Promise<void> {
     lastSettleMs = clock.monotonicMs();
     for (let batch = metadata.unsettledBatch(SETTLE_BATCH_BYTES); batch.length > 0; ) {
-      await chunks.settle(batch);
+      try {
+        await chunks.settle(batch);
+      } catch (error) {
+        if (error instanceof FsError) metadata.settleFailed(error);
+        throw error;
+      }
       metadata.settled(batch);
       batch = metadata.unsettledBatch(SETTLE_BATCH_BYTES);
     }

@@ -8,10 +8,21 @@ import type { CheckpointAnswer, CheckpointRequest, PageDamage, VerifyAnswer } fr
 /** Damaged pages that are named; a file with more is lost as a whole. */
 const DAMAGED_PAGES_MAX = 100;
 
+export interface VerifiedPages {
+  readonly damaged: readonly PageDamage[];
+  /** How many were damaged and are right again. */
+  readonly healed: number;
+  /** Why meta.copy lacks pages. */
+  readonly copyError: string | undefined;
+}
+
 export interface Checkpointer {
   run(): Promise<CheckpointAnswer>;
-  /** Compares every page of meta.db with its sum; rests `pauseMs` after each MiB. */
-  verify(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
+  /**
+   * Compares every page of meta.db and of meta.copy with its sum and puts back what is damaged; rests `pauseMs`
+   * after each MiB.
+   */
+  verify(options: { pauseMs: number; signal: AbortSignal }): Promise<VerifiedPages>;
   /** The pages as they are now count as right. */
   renew(): Promise<void>;
   /** Checkpoints once more and closes; the last connection to go, so that no other one writes meta.db. */
@@ -60,11 +71,16 @@ export function openCheckpointer(databasePath: string): Checkpointer {
     run: () => ask({ kind: 'checkpoint' }),
     async verify({ pauseMs, signal }) {
       const damaged: PageDamage[] = [];
+      let healed = 0;
+      let copyError: string | undefined;
       for (let from = 1; ; ) {
         signal.throwIfAborted();
         const answer = await ask<VerifyAnswer>({ kind: 'verify', from });
         damaged.push(...answer.damaged.slice(0, DAMAGED_PAGES_MAX - damaged.length));
-        if (answer.next > answer.pages || damaged.length >= DAMAGED_PAGES_MAX) return damaged;
+        healed += answer.healed;
+        copyError ??= answer.copyError;
+        if (answer.next > answer.pages || damaged.length >= DAMAGED_PAGES_MAX)
+          return { damaged, healed, copyError };
         from = answer.next;
         if (pauseMs > 0) await pause(pauseMs, signal);
       }

@@ -30,7 +30,16 @@ import { type Outcome, openApply } from './apply.ts';
 import type { Payload, Totals } from './apply-extents.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
-import { closeUntouched, diskBytes, isFull, openDatabase, openError, openSettings } from './open-database.ts';
+import {
+  closeUntouched,
+  diskBytes,
+  isFull,
+  noSpaceError,
+  openDatabase,
+  openError,
+  openSettings,
+  withOpenErrors,
+} from './open-database.ts';
 import {
   hasLog,
   logReach,
@@ -39,6 +48,7 @@ import {
   readLog,
   SEGMENT_BYTES,
 } from './operation-log.ts';
+import { openPageHealth } from './page-health.ts';
 import { type MetadataReads, metadataReads } from './reads.ts';
 import { unsettledChunks } from './unsettled.ts';
 import { stampOf, takeBackWal } from './wal.ts';
@@ -48,9 +58,8 @@ const COMMIT_OPERATIONS = 250;
 const COMMIT_INTERVAL_MS = 25;
 /** Commits are held back at most this long for a checkpoint that has begun. */
 const COMMIT_HOLD_MS = 2000;
-/** Operations since the last checkpoint after which the next one starts. */
+/** The next checkpoint starts after this many operations, or in a quiet database this long after a change. */
 const CHECKPOINT_OPERATIONS = 10_000;
-/** A quiet database is checkpointed this long after a change. */
 const CHECKPOINT_IDLE_MS = 5000;
 /** Log kept behind the durable state for nodes that were away, bytes; at most LOG_DISK_SHARE of the disk. */
 const LOG_KEEP_BYTES = 128 * 1024 * 1024;
@@ -71,8 +80,9 @@ export interface MetadataStatus {
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
   readonly readOnly: string | undefined;
-  /** Pages of meta.db that the last `verifyPages` found damaged. */
+  /** Pages of meta.db that the last `verifyPages` found damaged, and how many were put back since the start. */
   readonly damagedPages: readonly PageDamage[];
+  readonly healedPages: number;
 }
 
 export interface SmallBytes {
@@ -93,11 +103,12 @@ export interface Metadata {
   /** The oldest unsettled small chunks; pass them to `settled` when small.db holds them durably. */
   unsettledBatch(bytesMax: number): SmallBytes[];
   settled(batch: readonly SmallBytes[]): void;
+  settleFailed(error: FsError): void;
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
   /**
-   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB; also logged and
-   * in the status. Errors: the signal's reason, also when the metadata is closed meanwhile.
+   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB, and puts damaged
+   * ones back. Answers those it cannot; also logged and in the status. Errors: the signal's reason, also at close.
    */
   verifyPages(options: { pauseMs: number; signal?: AbortSignal }): Promise<readonly PageDamage[]>;
   /** The pages as they are now count as right: after a repair has told what it found. */
@@ -120,7 +131,9 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const databasePath = path.join(options.directory, 'meta.db');
   const logDirectory = path.join(options.directory, 'log');
   const log = options.log.room('metadata');
-  if (options.salvage !== true) takeBackWal(databasePath, logDirectory, log);
+  const { salvage = false } = options;
+  const pages = withOpenErrors(databasePath, () => openPageHealth(databasePath, { salvage, log }));
+  if (!salvage) takeBackWal(databasePath, logDirectory, log);
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
   const settings = openSettings(database, databasePath);
@@ -154,13 +167,12 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let syncingVersion = 0;
   let syncNext: Promise<void> | undefined;
   let durableVersion = version;
-  let closed = false;
-  let damagedPages: readonly PageDamage[] = [];
   const closing = new AbortController();
+  let closed = false;
 
-  /** Applies what the log has beyond SQLite and collects the small chunks that small.db may lack. */
+  /** Applies what the log has beyond SQLite; collects small chunks that small.db may lack. */
   function recover(): void {
-    if (version > 0 && !hasLog(logDirectory) && options.salvage !== true) {
+    if (version > 0 && !hasLog(logDirectory) && !salvage) {
       throw new WarrenError({
         code: 'LOG_MISSING',
         message: `${logDirectory} is gone, but meta.db is at version ${version}: operations that were acknowledged may be missing.`,
@@ -170,7 +182,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
     const settled = settings.get('settled');
     let applied = 0;
     // A salvage takes every small chunk that the log still has: small.db may be a new one.
-    const after = options.salvage === true ? 0 : Math.min(settled, version);
+    const after = salvage ? 0 : Math.min(settled, version);
     for (const entry of readLog(logDirectory, after)) {
       const [, operation, payload] = packr.unpack(entry.body) as LogBody;
       unsettled.version = entry.version;
@@ -185,24 +197,23 @@ export function openMetadata(options: MetadataOptions): Metadata {
       applied++;
     }
     refuseGap(after);
-    if (options.salvage === true && !database.isTransaction) database.exec('BEGIN IMMEDIATE');
+    if (salvage && !database.isTransaction) database.exec('BEGIN IMMEDIATE');
     if (database.isTransaction) {
       // Going on without the log: whether small.db has what it brought is no question any more.
-      const settledMax = options.salvage === true ? version : settled;
+      const settledMax = salvage ? version : settled;
       settings.save(version, Math.min(settledMax, unsettled.settledVersion(version)), totals);
       database.exec(`PRAGMA application_id = ${stampOf(version)}; COMMIT`);
       committedVersion = version;
     }
-    if (applied > 0) {
-      log.info(`applied ${applied} operations from the log that meta.db did not have yet`, { version });
-    }
+    if (applied > 0)
+      log.info(`applied ${applied} operations of the log that meta.db did not have`, { version });
   }
 
   /** The log must hold everything after `after`, and all that it says was durable. */
   function refuseGap(after: number): void {
     const reach = logReach(logDirectory);
     const missingStart = after < version && reach.first > after + 1;
-    if (options.salvage === true || (!missingStart && reach.durable <= version)) return;
+    if (salvage || (!missingStart && reach.durable <= version)) return;
     const [from, to] = missingStart ? [after + 1, reach.first - 1] : [version + 1, reach.durable];
     throw new WarrenError({
       code: 'LOG_INCOMPLETE',
@@ -220,12 +231,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
       if (database.isTransaction) database.exec('ROLLBACK');
       closeUntouched(database, databasePath);
       if (!isFull(error)) throw openError(databasePath, error);
-      throw new WarrenError({
-        code: 'METADATA_NO_SPACE',
-        message: `There is no space on the disk of ${options.directory} to open the metadata and its log: ${describeError(error)}.`,
-        hint: `Free at least ${(4 * SEGMENT_BYTES) / 1024 / 1024} MiB there and start again; nothing acknowledged is lost.`,
-        cause: error,
-      });
+      throw noSpaceError(options.directory, 4 * SEGMENT_BYTES, error);
     }
   }
 
@@ -361,7 +367,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
     try {
       const target = committedVersion;
       if (durableVersion < target) await barrier();
-      const { walPages, donePages } = await checkpointer.run();
+      const { walPages, donePages, copyError } = await checkpointer.run();
+      pages.copied(copyError);
       return { target, whole: donePages >= walPages };
     } finally {
       clearTimeout(release);
@@ -438,25 +445,23 @@ export function openMetadata(options: MetadataOptions): Metadata {
     unsettled: (hash) => unsettled.get(hash),
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
     settled: (batch) => unsettled.settle(batch),
+    settleFailed: (error) => unsettled.failed(error),
     async commit() {
       await checkpointing;
       commitNow();
     },
     async verifyPages({ pauseMs, signal }) {
-      const either = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
-      damagedPages = await checkpointer.verify({ pauseMs, signal: either });
-      if (damagedPages.length > 0) {
-        log.error(`${databasePath} is damaged: ${damagedPages.length} pages are not what was written`, {
-          pages: damagedPages.slice(0, 10).map(({ page, table }) => `${page} ${table}`.trim()),
-          hint: 'the disk changed bytes by itself: copy the data directory to another disk, see `warren fsck`, and restore meta.db, meta.sums and log/ from one backup',
-        });
-      }
-      return damagedPages;
+      const either = AbortSignal.any(signal === undefined ? [closing.signal] : [closing.signal, signal]);
+      const healedBefore = pages.healed;
+      pages.compared(await checkpointer.verify({ pauseMs, signal: either }));
+      // What SQLite has read of those pages is still damaged.
+      if (pages.healed > healedBefore) database.exec('PRAGMA shrink_memory');
+      return pages.damaged;
     },
     async renewPageSums() {
       await checkpoint();
       await checkpointer.renew();
-      damagedPages = [];
+      pages.renewed();
     },
     status: () => ({
       version,
@@ -466,7 +471,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
       logBytes: operationLog.bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly,
-      damagedPages,
+      damagedPages: pages.damaged,
+      healedPages: pages.healed,
     }),
     async close() {
       if (closed) return;
