@@ -183,7 +183,7 @@ async function openPair(first: Identity, second: Identity): Promise<Side> {
     });
   const a = await open(first);
   const b = await open(second);
-  b.handle('lock', async (_from, request) => ({ answer: request }));
+  b.handle('file-call', async (_from, request) => ({ answer: request }));
   b.handle('chunk-put', async () => ({ answer: { stored: true as const } }));
   const members = [a, b].map((peers, number) => ({
     id: peers.self,
@@ -198,7 +198,7 @@ async function openPair(first: Identity, second: Identity): Promise<Side> {
   const bytes = [Buffer.alloc(LARGE_BYTES, 1)];
   const request = { call: 'get', body: 1 } as const;
   return {
-    small: () => a.call(B, 'lock', request, { timeoutMs: 10_000 }),
+    small: () => a.call(B, 'file-call', request, { timeoutMs: 10_000 }),
     async large() {
       let begun = 0;
       const worker = async (): Promise<void> => {

@@ -14,7 +14,6 @@ import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { dropCaches, run, type Session } from './session.ts';
 
@@ -81,7 +80,7 @@ async function openTarget(name: TargetName, session: Session): Promise<Target> {
     });
   }
   const root = path.resolve(import.meta.dirname, '..');
-  const command = [process.execPath, path.join(root, 'dist/daemon/main.js'), '--here', base];
+  const command = [path.join(root, 'daemon/warrend'), '--here', base];
   return mounted(session, {
     name,
     directory: path.join(base, 'mnt'),

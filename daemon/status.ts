@@ -62,7 +62,7 @@ export function nodeHealth(sources: StatusSources): Health {
 const HEALTHY: Health = { state: 'healthy', dataSafe: true, reason: '', nextStep: '' };
 
 function ownTrouble({ storage, filesystem, damaged, cluster }: StatusSources): Health | undefined {
-  const { readOnly, damagedPages } = storage.metadata.status();
+  const { readOnly, damagedPages, healedPages } = storage.metadata.status();
   if (readOnly !== undefined) {
     return {
       state: 'read-only',
@@ -98,6 +98,15 @@ function ownTrouble({ storage, filesystem, damaged, cluster }: StatusSources): H
       dataSafe: true,
       reason: 'The disk is almost full; writes are refused when nothing is left.',
       nextStep: 'Delete files or give the data directory a larger disk.',
+    };
+  }
+  if (healedPages > 0) {
+    return {
+      state: 'degraded',
+      dataSafe: true,
+      reason: `The disk changed bytes of meta.db by itself; ${healedPages} page${healedPages === 1 ? ' was' : 's were'} put back from meta.copy.`,
+      nextStep:
+        'Look at the health of the disk (`smartctl -a`, `dmesg`) and keep a backup; a restart clears this.',
     };
   }
   const { lastError } = filesystem.maintenance.status();

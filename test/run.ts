@@ -24,7 +24,7 @@ const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
   { name: 'posix', pattern: 'test/posix/**/*.test.ts', fast: true },
   { name: 'faults', pattern: 'test/faults/**/*.test.ts', fast: false },
   { name: 'kill', pattern: 'test/crash/{load,kill}.test.ts', fast: true },
-  { name: 'power', pattern: 'test/crash/power.test.ts', fast: false },
+  { name: 'power', pattern: 'test/crash/{power,torn}.test.ts', fast: false },
   { name: 'programs', pattern: 'test/programs/**/*.test.ts', fast: false },
 ];
 

@@ -3,7 +3,8 @@
  *
  * Making a store: small.db first, then `chunks/`. So `chunks/` without small.db is never an unfinished store
  * but one that lost its database, and is refused: opening an empty one instead would turn every small file
- * into holes without a word.
+ * into holes without a word. An unreadable
+ * small.db without `chunks/` is an unfinished one, which is made anew.
  *
  * Opening clears `tmp/` (chunks that were being written when the daemon ended; nothing refers to them) and
  * syncs the directories, so that what an earlier daemon left in memory is durable before it is trusted.
@@ -64,7 +65,6 @@ export async function openChunkStore(options: ChunkStoreOptions): Promise<ChunkS
 
 function makeLayout(layout: Layout, options: ChunkStoreOptions): void {
   const hasChunks = fs.existsSync(layout.chunks);
-  const hasSmallDb = fs.existsSync(layout.smallDb);
   if (!hasChunks && options.create !== true) {
     throw new WarrenError({
       code: 'CHUNK_STORE_MISSING',
@@ -75,7 +75,7 @@ function makeLayout(layout: Layout, options: ChunkStoreOptions): void {
   fs.mkdirSync(layout.temporary, { recursive: true, mode: 0o700 });
   fs.mkdirSync(layout.quarantine, { recursive: true, mode: 0o700 });
   probe(layout);
-  if (!hasSmallDb && !hasChunks) createSmallDb(layout.smallDb);
+  if (!hasChunks) finishSmallDb(layout);
   if (options.rebuildSmallDb === true) rebuildSmallDb(layout);
   // All 256 first directories at once: 3 ms here, and one directory less to make durable for each new shard.
   for (let first = 0; first < 256; first += 1) {
@@ -94,6 +94,20 @@ function probe(layout: Layout): void {
     const code = systemErrorCode(error);
     if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error;
   }
+}
+
+/** Makes small.db, also where a power cut ended its making; `chunks/` is not there, so nothing refers to it yet. */
+function finishSmallDb(layout: Layout): void {
+  try {
+    openSmallDb(layout.smallDb).close();
+    return;
+  } catch (error) {
+    if (!(error instanceof WarrenError) || error.code === 'SMALL_DB_NEWER') throw error;
+  }
+  for (const ending of ['', '-wal', '-shm', '-journal'])
+    fs.rmSync(`${layout.smallDb}${ending}`, { force: true });
+  createSmallDb(layout.smallDb);
+  syncDirectory(layout.directory);
 }
 
 function rebuildSmallDb(layout: Layout): void {

@@ -84,11 +84,11 @@ export interface FileData {
   /** The file's state, made when there is none: what a mapping wrote may come after the last close. */
   stateOf(inode: Inode): FileState;
   open(inode: Inode, mount: MountId): FileState;
-  /** Ends one open; flushes what is left. Answers whether it was the last one. */
-  release(inode: Inode, mount: MountId): MaybePromise<boolean>;
+  /** Ends one open; flushes what is left. */
+  release(inode: Inode, mount: MountId): MaybePromise<void>;
   isOpen(inode: Inode): boolean;
   openCount(mount: MountId): number;
-  dropMount(mount: MountId): Inode[];
+  dropMount(mount: MountId): void;
   write(file: FileState, offset: number, data: Uint8Array, mount: MountId): MaybePromise<number>;
   read(inode: Inode, size: number, offset: number, target: Buffer): MaybePromise<number>;
   /** Everything written so far is in the metadata when this resolves. Errors: the file's pending error. */
@@ -390,29 +390,24 @@ export function fileData(options: FileDataOptions): FileData {
     release(inode, mount) {
       const file = files.get(inode);
       const count = file?.opens.get(mount);
-      if (file === undefined || count === undefined) return true;
+      if (file === undefined || count === undefined) return undefined;
       openCounts.set(mount, (openCounts.get(mount) ?? 1) - 1);
       if (count > 1) file.opens.set(mount, count - 1);
       else file.opens.delete(mount);
       // Data without an error to report to anybody: mmap may have written after the last flush.
-      if (file.buffer.bytes() > 0) {
-        return startFlush(file, 'all').then(() => file.opens.size === 0);
-      }
+      if (file.buffer.bytes() > 0) return startFlush(file, 'all');
       forgetIfIdle(file);
-      return file.opens.size === 0;
+      return undefined;
     },
     isOpen: (inode) => (files.get(inode)?.opens.size ?? 0) > 0,
     openCount: (mount) => openCounts.get(mount) ?? 0,
     dropMount(mount) {
-      const dropped: Inode[] = [];
       openCounts.delete(mount);
       for (const file of files.values()) {
         if (!file.opens.delete(mount)) continue;
-        dropped.push(file.inode);
         if (file.buffer.bytes() > 0) void startFlush(file, 'all');
         forgetIfIdle(file);
       }
-      return dropped;
     },
     write(file, offset, data, mount) {
       if (file.buffer.bytes() === 0) file.dirtySinceMs = clock.monotonicMs();

@@ -37,6 +37,7 @@ import type {
   DirectoryEntry,
   FileSystem,
   Invalidation,
+  ListedEntry,
   NewNode,
 } from './interface.ts';
 import { keptCaches } from './kept-caches.ts';
@@ -227,7 +228,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     return attributes(row(inode));
   }
 
-  async function clearPrivileges(caller: Caller, found: InodeRow): Promise<void> {
+  async function clearPrivileges(found: InodeRow): Promise<void> {
     const mode = withoutPrivileges(found.mode);
     const capability = reads.xattr(found.inode, CAPABILITY) !== undefined;
     if (mode === found.mode && !capability) return;
@@ -240,7 +241,6 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     });
     // The kernel that wrote does not know that the bits are gone.
     emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
-    void caller;
   }
 
   /** relatime: an access is noted when the last noted one is older than the last change, or a day old. */
@@ -342,14 +342,8 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       });
     },
     release(caller, inode) {
-      const released = data.release(inode, caller.mount);
-      if (released === true) maintenance.released(inode);
-      else if (released instanceof Promise) {
-        return released.then((last) => {
-          if (last) maintenance.released(inode);
-        });
-      }
-      return undefined;
+      // The kernel forgets an inode without a name right after its last close; that frees it.
+      return data.release(inode, caller.mount);
     },
     flush(caller, inode, owner) {
       const flushed = data.flush(inode);
@@ -389,20 +383,30 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       }
       const written = data.write(file, start, fitting, caller.mount);
       file.capabilityFree = true;
-      return clearPrivileges(caller, found).then(() => written);
+      return clearPrivileges(found).then(() => written);
     },
     allocate: (caller, inode, mode, range) => ranges.allocate(caller, inode, mode, range),
     seek: (inode, offset, whence) => ranges.seek(inode, offset, whence),
     copyRange: (caller, from, to, length) => ranges.copyRange(caller, from, to, length),
 
     readdir(inode, cookie, limit) {
-      const directory = row(inode);
-      const entries: DirectoryEntry[] = [];
-      if (cookie < 1) entries.push({ inode, name: DOT, type: DIRECTORY, cookie: 1 });
-      if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
+      const entries = dots(row(inode), cookie);
       const left = limit - entries.length;
       if (left > 0) entries.push(...reads.list(inode, Math.max(cookie, 2), left));
       return entries;
+    },
+    readdirPlus(inode, cookie, limit) {
+      const directory = row(inode);
+      const listed: ListedEntry[] = dots(directory, cookie).map((entry) => ({
+        entry,
+        attributes: undefined,
+      }));
+      const left = limit - listed.length;
+      if (left <= 0) return listed;
+      for (const { entry, inode: found } of reads.listWithInodes(inode, Math.max(cookie, 2), left)) {
+        listed.push({ entry, attributes: found === undefined ? undefined : attributes(found) });
+      }
+      return listed;
     },
     touchAccess: (_caller, inode) => noteAccess(row(inode)),
     statfs() {
@@ -435,7 +439,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     },
     async dropMount(mount) {
       locks.dropMount(mount);
-      for (const inode of data.dropMount(mount)) maintenance.released(inode);
+      data.dropMount(mount);
       maintenance.mountDropped();
       await data.flushAll();
     },
@@ -475,6 +479,14 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
 const DOT = Buffer.from('.');
 const DOT_DOT = Buffer.from('..');
 const CAPABILITY = Buffer.from('security.capability');
+
+/** `.` and `..`, as far as they come after `cookie`. */
+function dots(directory: InodeRow, cookie: number): DirectoryEntry[] {
+  const entries: DirectoryEntry[] = [];
+  if (cookie < 1) entries.push({ inode: directory.inode, name: DOT, type: DIRECTORY, cookie: 1 });
+  if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
+  return entries;
+}
 
 /** Without setuid, and without setgid where it means "run as the group" (the group may execute). */
 function withoutPrivileges(mode: number): number {

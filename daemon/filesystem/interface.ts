@@ -98,6 +98,12 @@ export interface LockOwner {
   readonly owner: bigint;
 }
 
+export interface ListedEntry {
+  readonly entry: DirectoryEntry;
+  /** None for `.`, `..` and for what vanished meanwhile. */
+  readonly attributes: Attributes | undefined;
+}
+
 export interface FileSystemStatistics {
   readonly blockBytes: number;
   readonly blocks: number;
@@ -201,6 +207,8 @@ export interface FileSystem {
 
   /** Up to `limit` entries after `cookie` (0: from the start), `.` and `..` first. Right while entries change. */
   readdir(inode: Inode, cookie: number, limit: number): MaybePromise<DirectoryEntry[]>;
+  /** As `readdir`, with attributes. Where it is missing, a mount asks `getattr` for each. */
+  readdirPlus?(inode: Inode, cookie: number, limit: number): MaybePromise<ListedEntry[]>;
   /** Tells that a listing was read (relatime of the directory). */
   touchAccess(caller: Caller, inode: Inode): void;
   statfs(): MaybePromise<FileSystemStatistics>;

@@ -57,7 +57,6 @@ export interface Maintenance {
   /** An orphan got a name again. */
   named(inode: Inode): void;
   forgotten(inode: Inode): void;
-  released(inode: Inode): void;
   mountDropped(): void;
   noteSmallExtents(inode: Inode, offset: number): void;
   /** This node leads from now on: what other nodes left is its work. */
@@ -147,7 +146,12 @@ export function startMaintenance(context: Context): Maintenance {
   async function settle(): Promise<void> {
     lastSettleMs = clock.monotonicMs();
     for (let batch = metadata.unsettledBatch(SETTLE_BATCH_BYTES); batch.length > 0; ) {
-      await chunks.settle(batch);
+      try {
+        await chunks.settle(batch);
+      } catch (error) {
+        if (error instanceof FsError) metadata.settleFailed(error);
+        throw error;
+      }
       metadata.settled(batch);
       batch = metadata.unsettledBatch(SETTLE_BATCH_BYTES);
     }
@@ -302,9 +306,6 @@ export function startMaintenance(context: Context): Maintenance {
       if (held.size === 0 || !held.has(inode) || data.isOpen(inode)) return;
       held.delete(inode);
       if (isLeader()) reclaimable.push(inode);
-    },
-    released() {
-      // The kernel forgets an inode without a name right after its last close; that frees it.
     },
     mountDropped() {
       for (const inode of held) {

@@ -1,5 +1,6 @@
 /** Extended attributes: namespaces, limits and errors as on ext4; ACLs keep step with the mode. */
 
+import { SECURITY_LABEL } from '../metadata/reads.ts';
 import { FsError } from '../protocol/errors.ts';
 import { XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX } from '../protocol/ids.ts';
 import type { XattrChange } from '../protocol/operations.ts';
@@ -55,7 +56,9 @@ export function xattrOperations(context: Context): XattrMethods {
   return {
     getxattr(inode, name) {
       checkName(name);
-      // An inode that is gone has none; `ls -l` asks twice for each file, so nothing is looked up for that.
+      // As on a file system that keeps no labels: then `ls -l` asks once, not for each file.
+      if (SECURITY_LABEL.equals(name) && !reads.mayHaveLabel()) throw new FsError('EOPNOTSUPP');
+      // An inode that is gone has none: `ls -l` asks each file for its ACL, so nothing else is looked up for that.
       return reads.xattr(inode, name);
     },
     listxattr(caller, inode) {

@@ -5,7 +5,8 @@
  * present and of the right size, or with `data` read and compared with its hash. Then every chunk on the disk
  * that nothing names is counted as waste (removed by `repair`).
  *
- * Before that every page of meta.db is compared with its sum (metadata/page-sums.ts).
+ * Before that every page of meta.db is compared with its sum (metadata/page-sums.ts), and what is damaged is put back
+ * from its copy (metadata/page-copy.ts), also without `repair`: a start does the same.
  *
  * On a stopped daemon's directory this opens the storage, which applies the log first, so that the check sees
  * everything that was acknowledged. In a running daemon a worker thread reads the metadata on snapshots, and
@@ -97,7 +98,7 @@ async function check(
     : metadataHere(databasePath, { repair: options.repair });
   try {
     options.progress?.({ phase: 'comparing the pages of meta.db', done: 0, total: 0 });
-    await checkPages(databasePath, storage.metadata, options, report);
+    await checkPages(databasePath, storage.metadata, { ...options, live }, report);
     options.progress?.({ phase: 'checking metadata', done: 0, total: 0 });
     const counts = await source.check(report);
     options.signal?.throwIfAborted();
@@ -152,9 +153,11 @@ async function check(
 async function checkPages(
   databasePath: string,
   metadata: Metadata,
-  { signal }: FsckOptions,
+  { signal, live }: FsckOptions & { live: boolean },
   report: (finding: Finding) => void,
 ): Promise<void> {
+  // Those of a running daemon's start were told by its status.
+  const healedBefore = live ? metadata.status().healedPages : 0;
   const damaged = await metadata.verifyPages({ pauseMs: 0, ...(signal === undefined ? {} : { signal }) });
   for (const { page, table } of damaged) {
     const owner = table === '' ? '' : ` (of ${table})`;
@@ -164,6 +167,13 @@ async function checkPages(
       state: 'loss',
     });
   }
+  const healed = metadata.status().healedPages - healedBefore;
+  if (healed === 0) return;
+  report({
+    code: 'page-healed',
+    message: `${healed} damaged pages of ${databasePath} were put back from meta.copy`,
+    state: 'repaired',
+  });
 }
 
 async function examineChunk(

@@ -295,7 +295,7 @@ export function openApply(
     for (const { name, value } of changes) {
       if (value === null) write.xattrDelete(inode, name);
       else write.xattrPut(inode, name, value);
-      reads.noteXattr();
+      reads.noteXattr(name);
     }
   }
 

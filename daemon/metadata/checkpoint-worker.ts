@@ -1,6 +1,7 @@
 /**
  * Worker thread that moves WAL pages into `meta.db`: the only place that waits for the disk under SQLite, and
- * the only one that writes `meta.db`, so it also keeps the sums of its pages (page-sums.ts) and compares them.
+ * the only one that writes `meta.db`, so it also keeps the sums of its pages (page-sums.ts) and their second copy
+ * (page-copy.ts), compares them, and puts damaged pages back.
  *
  * PASSIVE never blocks the writer. With synchronous = FULL the checkpoint syncs the WAL before it copies and
  * the database after, so that the WAL may be started over.
@@ -17,17 +18,11 @@ import { DatabaseSync } from 'node:sqlite';
 import { parentPort, workerData } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 import type { ChunkHash } from '../protocol/ids.ts';
+import { describeError } from '../protocol/errors.ts';
 import { defined } from '../runtime/assert.ts';
 import { type ChunkFiles, filesOfChunks } from './chunk-files.ts';
-import {
-  pageBytesOf,
-  type PageSums,
-  readPageSums,
-  removePageSums,
-  WAL_START,
-  walPages,
-  writePageSums,
-} from './page-sums.ts';
+import { comparePages, openCopy, put, readPages } from './page-copy.ts';
+import { pageBytesOf, type PageSums, readSumsOf, saveSumsOf, WAL_START, walPages } from './page-sums.ts';
 
 export interface CheckpointAnswer {
   /** The version that the checkpoint saw. */
@@ -37,6 +32,8 @@ export interface CheckpointAnswer {
   /** Pages in the WAL, and how many of them are in the database now. */
   readonly walPages: number;
   readonly donePages: number;
+  /** Why pages could not be written to meta.copy. */
+  readonly copyError: string | undefined;
 }
 
 /** A page whose bytes are not those that were written. */
@@ -48,6 +45,9 @@ export interface PageDamage {
 
 export interface VerifyAnswer {
   readonly damaged: readonly PageDamage[];
+  /** Pages that were damaged and are right again. */
+  readonly healed: number;
+  readonly copyError: string | undefined;
   /** First page of the next part; past `pages` when all were compared. */
   readonly next: number;
   readonly pages: number;
@@ -69,10 +69,10 @@ export type CheckpointRequest =
 /** Pages compared between two messages: a few milliseconds. */
 const VERIFY_PAGES = 256;
 const BUILD_BYTES = 1024 * 1024;
+const RUN_PAGES_MAX = 256;
 
 const port = defined(parentPort, 'this module runs in a worker thread');
 const { path } = workerData as { path: string };
-const sumsFile = `${path.replace(/\.db$/, '')}.sums`;
 const database = new DatabaseSync(path, { timeout: 5000 });
 database.exec('PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -1024');
 const statement = database.prepare('PRAGMA wal_checkpoint(PASSIVE)');
@@ -80,7 +80,8 @@ const statement = database.prepare('PRAGMA wal_checkpoint(PASSIVE)');
 const pin = new DatabaseSync(path, { readOnly: true, timeout: 5000 });
 pin.exec('PRAGMA temp_store = MEMORY');
 const pinnedVersion = pin.prepare("SELECT value FROM setting WHERE key = 'version'");
-const descriptor = fs.openSync(path, 'r');
+const descriptor = fs.openSync(path, 'r+');
+const copy = openCopy(path, 'r+');
 
 let sums: PageSums | undefined;
 let loaded = false;
@@ -94,8 +95,8 @@ function load(): PageSums | undefined {
   if (!loaded) {
     const pageBytes = pageBytesOf(descriptor);
     if (pageBytes === undefined) return undefined;
-    const found = readPageSums(sumsFile);
-    if (found?.pageBytes === pageBytes) sums = found;
+    const found = readSumsOf(path);
+    if (found?.sums.pageBytes === pageBytes) ({ sums, saved } = found);
     unsure = walPages(`${path}-wal`, WAL_START).pages;
     loaded = true;
   }
@@ -114,27 +115,22 @@ function extend(): PageSums | undefined {
   const step = Math.max(1, Math.floor(BUILD_BYTES / pageBytes));
   for (let first = before.length; first < count; first += step) {
     const pages = Math.min(step, count - first);
-    readSums(first, pages, pageBytes, (index, sum) => {
-      values[index] = sum;
-    });
+    sumPages(values, first + 1, readPages(descriptor, { first: first + 1, pages, pageBytes }), pageBytes);
   }
   sums = { pageBytes, sums: values };
   saved = false;
   return sums;
 }
 
-function readSums(
-  first: number,
-  pages: number,
-  pageBytes: number,
-  each: (index: number, sum: number) => void,
-): void {
-  const buffer = Buffer.alloc(pages * pageBytes);
-  // What the file is too short for stays zeros, and so differs.
-  fs.readSync(descriptor, buffer, 0, buffer.length, first * pageBytes);
-  for (let page = 0; page < pages; page++) {
-    each(first + page, crc32(buffer.subarray(page * pageBytes, (page + 1) * pageBytes)));
+/** Takes the sums of the pages in `bytes`, the first of which is `first`; answers whether one changed. */
+function sumPages(values: Uint32Array, first: number, bytes: Buffer, pageBytes: number): boolean {
+  let changed = false;
+  for (let at = 0, index = first - 1; at < bytes.length; at += pageBytes, index++) {
+    const sum = crc32(bytes.subarray(at, at + pageBytes));
+    changed ||= values[index] !== sum;
+    values[index] = sum;
   }
+  return changed;
 }
 
 function checkpoint(limit: number): CheckpointAnswer {
@@ -147,65 +143,74 @@ function checkpoint(limit: number): CheckpointAnswer {
   if (version > limit) {
     pin.exec('COMMIT');
     pinned = false;
-    return { version, refused: true, walPages: 0, donePages: 0 };
+    return { version, refused: true, walPages: 0, donePages: 0, copyError: undefined };
   }
   load();
   const { salt, pages } = walPages(`${path}-wal`, copied);
   for (const page of pages) unsure.add(page);
   const row = statement.get();
-  const answer = {
-    version,
-    refused: false,
-    walPages: Number(row?.['log'] ?? 0),
-    donePages: Number(row?.['checkpointed'] ?? 0),
-  };
-  refresh(answer.donePages >= answer.walPages);
-  copied = { salt, frames: Math.max(0, answer.donePages) };
+  const wal = Number(row?.['log'] ?? 0);
+  const done = Number(row?.['checkpointed'] ?? 0);
+  const copyError = refresh(done >= wal);
+  copied = { salt, frames: Math.max(0, done) };
   save();
   // Only now may SQLite start the WAL over: every sum of what it held is durable, or none is.
   pin.exec('COMMIT');
   pinned = false;
-  return answer;
+  return { version, refused: false, walPages: wal, donePages: done, copyError: textOf(copyError) };
 }
 
-function refresh(complete: boolean): void {
+/** Takes the sums of the pages that changed and writes them to the copy; answers what kept it from that. */
+function refresh(complete: boolean): unknown {
   const known = extend();
-  if (known === undefined) return;
-  for (const page of unsure) {
-    if (page < 1 || page > known.sums.length) continue;
-    readSums(page - 1, 1, known.pageBytes, (index, sum) => {
-      if (known.sums[index] === sum) return;
-      known.sums[index] = sum;
-      saved = false;
-    });
+  if (known === undefined) return undefined;
+  const { pageBytes } = known;
+  let copyError: unknown;
+  for (const { first, pages } of runsOf(unsure, known.sums.length)) {
+    const bytes = readPages(descriptor, { first, pages, pageBytes });
+    if (sumPages(known.sums, first, bytes, pageBytes)) saved = false;
+    copyError ??= put(copy, bytes, first, pageBytes);
   }
   if (complete) unsure = new Set();
+  return copyError;
+}
+
+/** Pages that lie side by side are read and written at once. */
+function* runsOf(pages: ReadonlySet<number>, last: number): Generator<{ first: number; pages: number }> {
+  let first = 0;
+  let count = 0;
+  for (const page of [...pages].sort((a, b) => a - b)) {
+    if (page < 1 || page > last) continue;
+    if (page === first + count && count < RUN_PAGES_MAX) {
+      count++;
+      continue;
+    }
+    if (count > 0) yield { first, pages: count };
+    first = page;
+    count = 1;
+  }
+  if (count > 0) yield { first, pages: count };
 }
 
 function save(): void {
-  if (sums === undefined || saved) return;
-  try {
-    writePageSums(sumsFile, sums);
-    saved = true;
-  } catch {
-    // A full disk: without a file nothing is compared with old sums. If even this fails, the WAL stays pinned.
-    removePageSums(sumsFile);
-  }
+  // If not even the old sums can be removed, the WAL stays pinned.
+  if (sums !== undefined && !saved) saved = saveSumsOf(path, sums);
 }
 
 function verify(from: number): VerifyAnswer {
   const known = load();
-  if (known === undefined) return { damaged: [], next: 1, pages: 0 };
+  if (known === undefined) return { damaged: [], healed: 0, copyError: undefined, next: 1, pages: 0 };
   save();
-  const { sums: values, pageBytes } = known;
-  const pages = Math.min(VERIFY_PAGES, Math.max(0, values.length - (from - 1)));
-  const found: number[] = [];
-  if (pages > 0) {
-    readSums(from - 1, pages, pageBytes, (index, sum) => {
-      if (values[index] !== sum && !unsure.has(index + 1)) found.push(index + 1);
-    });
-  }
-  return { damaged: named(found), next: from + pages, pages: values.length };
+  const pages = known.sums.length;
+  const pair = { database: descriptor, copy, sums: known, unsure };
+  const { damaged, healed, copyError } = comparePages(pair, from, VERIFY_PAGES, { writeCopy: true });
+  const next = Math.min(from + VERIFY_PAGES, pages + 1);
+  return { damaged: named(damaged), healed: healed.length, copyError: textOf(copyError), next, pages };
+}
+
+function textOf(error: unknown): string | undefined {
+  if (copy === undefined) return 'it cannot be opened';
+  return error === undefined ? undefined : describeError(error);
 }
 
 /** One scan for all of them; damage may be in its way. */
@@ -241,6 +246,7 @@ function close(limit: number): void {
   database.close();
   if (!whole) pin.close();
   fs.closeSync(descriptor);
+  if (copy !== undefined) fs.closeSync(copy);
 }
 
 port.on('message', (request: CheckpointRequest) => {
@@ -265,6 +271,6 @@ port.on('message', (request: CheckpointRequest) => {
         return;
     }
   } catch (error) {
-    port.postMessage({ error: error instanceof Error ? error.message : String(error) });
+    port.postMessage({ error: describeError(error) });
   }
 });

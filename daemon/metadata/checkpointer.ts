@@ -3,6 +3,7 @@
 import { Worker } from 'node:worker_threads';
 import type { ChunkHash } from '../protocol/ids.ts';
 import { assert } from '../runtime/assert.ts';
+import { YOUNG_GENERATION_MIB } from '../runtime/worker-pool.ts';
 import { workerUrl } from '../runtime/worker-url.ts';
 import type {
   CheckpointAnswer,
@@ -16,11 +17,22 @@ import { CHUNK_FILES_MAX, type ChunkFiles } from './chunk-files.ts';
 /** Damaged pages that are named; a file with more is lost as a whole. */
 const DAMAGED_PAGES_MAX = 100;
 
+export interface VerifiedPages {
+  readonly damaged: readonly PageDamage[];
+  /** How many were damaged and are right again. */
+  readonly healed: number;
+  /** Why meta.copy lacks pages. */
+  readonly copyError: string | undefined;
+}
+
 export interface Checkpointer {
   /** Nothing above version `limit` comes into the database file. */
   run(limit: number): Promise<CheckpointAnswer>;
-  /** Compares every page of meta.db with its sum; rests `pauseMs` after each MiB. */
-  verify(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
+  /**
+   * Compares every page of meta.db and of meta.copy with its sum and puts back what is damaged; rests `pauseMs`
+   * after each MiB.
+   */
+  verify(options: { pauseMs: number; signal: AbortSignal }): Promise<VerifiedPages>;
   /** Files that use the chunks, as of the last commit; at most CHUNK_FILES_MAX chunks. A scan. */
   filesOfChunks(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** The pages as they are now count as right. */
@@ -37,6 +49,7 @@ export function openCheckpointer(databasePath: string): Checkpointer {
     workerData: { path: databasePath },
     // Its descriptor of meta.db must outlive it if it fails: closing one frees the locks of all.
     trackUnmanagedFds: false,
+    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB },
   });
   worker.unref();
   let waiting: PromiseWithResolvers<unknown> | undefined;
@@ -73,11 +86,16 @@ export function openCheckpointer(databasePath: string): Checkpointer {
     run: (limit) => ask({ kind: 'checkpoint', limit }),
     async verify({ pauseMs, signal }) {
       const damaged: PageDamage[] = [];
+      let healed = 0;
+      let copyError: string | undefined;
       for (let from = 1; ; ) {
         signal.throwIfAborted();
         const answer = await ask<VerifyAnswer>({ kind: 'verify', from });
         damaged.push(...answer.damaged.slice(0, DAMAGED_PAGES_MAX - damaged.length));
-        if (answer.next > answer.pages || damaged.length >= DAMAGED_PAGES_MAX) return damaged;
+        healed += answer.healed;
+        copyError ??= answer.copyError;
+        if (answer.next > answer.pages || damaged.length >= DAMAGED_PAGES_MAX)
+          return { damaged, healed, copyError };
         from = answer.next;
         if (pauseMs > 0) await pause(pauseMs, signal);
       }

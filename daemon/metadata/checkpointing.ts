@@ -15,8 +15,7 @@ import { describeError } from '../protocol/errors.ts';
 import type { ChunkHash } from '../protocol/ids.ts';
 import type { Log } from '../runtime/log.ts';
 import type { ChunkFiles } from './chunk-files.ts';
-import type { PageDamage } from './checkpoint-worker.ts';
-import { openCheckpointer } from './checkpointer.ts';
+import { openCheckpointer, type VerifiedPages } from './checkpointer.ts';
 import type { Committing } from './committing.ts';
 import type { State } from './state.ts';
 
@@ -43,7 +42,7 @@ export interface Checkpointing {
   agreed(): number;
   /** Resolves when `version` is agreed, or after `waitMs`; answers whether it is. */
   whenAgreed(version: number, waitMs: number): Promise<boolean>;
-  verifyPages(options: { pauseMs: number; signal: AbortSignal }): Promise<PageDamage[]>;
+  verifyPages(options: { pauseMs: number; signal: AbortSignal }): Promise<VerifiedPages>;
   renewPageSums(): Promise<void>;
   filesOfChunks(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** Closes the worker's connections; the database file and the WAL stay as they are. */
@@ -67,6 +66,8 @@ export interface CheckpointingOptions {
   readonly committing: Committing;
   readonly agreed: number;
   readonly log: Log;
+  /** A checkpoint wrote the second copy of the pages, or could not. */
+  onCopied(error: string | undefined): void;
   /** Everything up to `version` is durable in the databases: the log behind it may go. */
   trim(version: number): void;
 }
@@ -127,7 +128,9 @@ export function openCheckpointing(options: CheckpointingOptions): Checkpointing 
       const target = state.committedVersion;
       if (committing.durableVersion() < target) await committing.barrier();
       await whenAgreed(target, COMMIT_HOLD_MS);
-      return await checkpointer.run(limit());
+      const answer = await checkpointer.run(limit());
+      if (!answer.refused) options.onCopied(answer.copyError);
+      return answer;
     } finally {
       clearTimeout(holdTimer);
       release();

@@ -24,6 +24,7 @@
  */
 
 import * as path from 'node:path';
+import type { FsError } from '../protocol/errors.ts';
 import type { ChunkHash, Inode } from '../protocol/ids.ts';
 import type { Operation, OperationOutcome } from '../protocol/operations.ts';
 import type { OperationPayload, StateMachine } from '../replication/state-machine.ts';
@@ -35,7 +36,8 @@ import { SOLO_EPOCH } from './cluster-state.ts';
 import { openCommitting } from './committing.ts';
 import { EMPTY_PAYLOAD } from './entry-codec.ts';
 import { openInodeNumbers } from './inode-numbers.ts';
-import { diskBytes } from './open-database.ts';
+import { diskBytes, withOpenErrors } from './open-database.ts';
+import { openPageHealth } from './page-health.ts';
 import type { MetadataReads } from './reads.ts';
 import { recover } from './recovery.ts';
 import { finishRestore } from './rewinding.ts';
@@ -57,8 +59,9 @@ export interface MetadataStatus {
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
   readonly readOnly: string | undefined;
-  /** Pages of meta.db that the last `verifyPages` found damaged. */
+  /** Pages of meta.db that the last `verifyPages` found damaged, and how many were put back since the start. */
   readonly damagedPages: readonly PageDamage[];
+  readonly healedPages: number;
 }
 
 export interface SmallBytes {
@@ -83,6 +86,7 @@ export interface Metadata {
   /** The oldest unsettled small chunks; pass them to `settled` when small.db holds them durably. */
   unsettledBatch(bytesMax: number): SmallBytes[];
   settled(batch: readonly SmallBytes[]): void;
+  settleFailed(error: FsError): void;
   /**
    * Which files use the chunks (at most CHUNK_FILES_MAX), as of the last commit. One scan of all extents and names, in a
    * worker.
@@ -91,8 +95,8 @@ export interface Metadata {
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
   /**
-   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB; also logged and
-   * in the status. Errors: the signal's reason, also when the metadata is closed meanwhile.
+   * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB, and puts damaged
+   * ones back. Answers those it cannot; also logged and in the status. Errors: the signal's reason, also at close.
    */
   verifyPages(options: { pauseMs: number; signal?: AbortSignal }): Promise<readonly PageDamage[]>;
   /** The pages as they are now count as right: after a repair has told what it found. */
@@ -122,6 +126,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const log = options.log.room('metadata');
   const salvage = options.salvage === true;
   finishRestore(directory);
+  const pages = withOpenErrors(databasePath, () => openPageHealth(databasePath, { salvage, log }));
   if (!salvage) takeBackWal(databasePath, logDirectory, log);
   const state = openState(databasePath, options.create);
   const { reads, unsettled, totals } = state;
@@ -140,6 +145,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
     databasePath,
     state,
     committing,
+    onCopied: (error) => pages.copied(error),
     // Alone, everything is agreed. In a cluster the leader says what is.
     agreed: reads.members().length > 1 ? 0 : Number.POSITIVE_INFINITY,
     log,
@@ -157,7 +163,6 @@ export function openMetadata(options: MetadataOptions): Metadata {
     onRestored: () => numbers.refresh(),
   });
   let closed = false;
-  let damagedPages: readonly PageDamage[] = [];
   const closing = new AbortController();
 
   return {
@@ -178,25 +183,23 @@ export function openMetadata(options: MetadataOptions): Metadata {
     unsettled: (hash) => unsettled.get(hash),
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),
     settled: (batch) => unsettled.settle(batch),
+    settleFailed: (error) => unsettled.failed(error),
     filesOfChunks: (hashes) => checkpointing.filesOfChunks(hashes),
     async commit() {
       await checkpointing.quiet();
       committing.commitNow();
     },
     async verifyPages({ pauseMs, signal }) {
-      const either = signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
-      damagedPages = await checkpointing.verifyPages({ pauseMs, signal: either });
-      if (damagedPages.length > 0) {
-        log.error(`${databasePath} is damaged: ${damagedPages.length} pages are not what was written`, {
-          pages: damagedPages.slice(0, 10).map(({ page, table }) => `${page} ${table}`.trim()),
-          hint: 'the disk changed bytes by itself: copy the data directory to another disk, see `warren fsck`, and restore meta.db, meta.sums and log/ from one backup',
-        });
-      }
-      return damagedPages;
+      const either = AbortSignal.any(signal === undefined ? [closing.signal] : [closing.signal, signal]);
+      const healedBefore = pages.healed;
+      pages.compared(await checkpointing.verifyPages({ pauseMs, signal: either }));
+      // What SQLite has read of those pages is still damaged.
+      if (pages.healed > healedBefore) state.connection.exec('PRAGMA shrink_memory');
+      return pages.damaged;
     },
     async renewPageSums() {
       await checkpointing.renewPageSums();
-      damagedPages = [];
+      pages.renewed();
     },
     status: () => ({
       version: state.version,
@@ -206,7 +209,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
       logBytes: committing.operationLog().bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly: committing.readOnly(),
-      damagedPages,
+      damagedPages: pages.damaged,
+      healedPages: pages.healed,
     }),
     async close() {
       if (closed) return;

@@ -14,7 +14,7 @@ export function openDatabase(file: string, create: boolean): DatabaseSync {
     throw new WarrenError({
       code: 'METADATA_MISSING',
       message: `${file} is not there, but this is the data directory of a file system.`,
-      hint: 'Restore meta.db (with meta.db-wal and log/) from a backup. Without it the names of the files are lost; their chunks stay untouched.',
+      hint: 'Put it back, or restore it with log/ from a backup. Without one, `warren fsck --repair` makes it from meta.copy if that is whole. The chunks stay untouched.',
     });
   }
   let database: DatabaseSync | undefined;
@@ -45,6 +45,15 @@ export function closeUntouched(database: DatabaseSync, file: string): void {
   last?.close();
 }
 
+/** Runs `step` of an opening; its errors become what a person should read. */
+export function withOpenErrors<T>(file: string, step: () => T): T {
+  try {
+    return step();
+  } catch (error) {
+    throw openError(file, error);
+  }
+}
+
 /** What a person should read of a failure to open `file`. */
 export function openError(file: string, error: unknown): WarrenError {
   if (error instanceof WarrenError) return error;
@@ -61,6 +70,15 @@ export function openError(file: string, error: unknown): WarrenError {
     code: 'METADATA_UNUSABLE',
     message: `${file} cannot be opened: ${text}.`,
     hint: 'Check that the disk is writable and not full, and that the folder belongs to the user who runs warrend.',
+    cause: error,
+  });
+}
+
+export function noSpaceError(directory: string, bytes: number, error: unknown): WarrenError {
+  return new WarrenError({
+    code: 'METADATA_NO_SPACE',
+    message: `There is no space on the disk of ${directory} to open the metadata and its log: ${describeError(error)}.`,
+    hint: `Free at least ${bytes / 1024 / 1024} MiB there and start again; nothing acknowledged is lost.`,
     cause: error,
   });
 }

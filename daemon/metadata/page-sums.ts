@@ -1,6 +1,6 @@
 /**
  * `meta.sums`: a CRC-32 of every page of `meta.db`. SQLite notices damage to its trees, not to what a row says;
- * the sums notice any changed byte.
+ * the sums notice any changed byte, and tell which of a page's two copies is right (page-copy.ts).
  *
  * The idea. In WAL mode `meta.db` itself is written by checkpoints only, and only the checkpoint worker runs
  * them. It pins a snapshot, notes the pages of the WAL's frames, checkpoints (which cannot go past the pinned
@@ -10,7 +10,9 @@
  * its sum again. No mark "being changed" is needed.
  *
  * Form: magic, format version, page bytes, number of pages, CRC-32 of the sums (each u32, little-endian), then
- * one u32 a page. Written beside and renamed: it is old or new, never torn (4 bytes for each 4 KiB page).
+ * one u32 a page. Written beside and renamed: it is old or new, never torn (4 bytes for each 4 KiB page). There
+ * are two, `meta.sums` and `meta.copy.sums`, so that a flipped byte in one does not cost the check of all pages.
+ * Both are durable before the snapshot goes, so what is true of one is true of the other.
  */
 
 import * as fs from 'node:fs';
@@ -30,7 +32,37 @@ export interface PageSums {
   readonly sums: Uint32Array;
 }
 
-/** Undefined when there is none or it is not whole: then it is made anew. */
+function sumsFilesOf(databasePath: string): readonly string[] {
+  const base = databasePath.replace(/\.db$/, '');
+  return [`${base}.sums`, `${base}.copy.sums`];
+}
+
+/**
+ * The sums of the pages of a database, and whether both files have them; undefined when no file is whole: then they
+ * are made anew.
+ */
+export function readSumsOf(databasePath: string): { sums: PageSums; saved: boolean } | undefined {
+  const found = sumsFilesOf(databasePath).map(readPageSums);
+  const sums = found.find((each) => each !== undefined);
+  return sums === undefined ? undefined : { sums, saved: !found.includes(undefined) };
+}
+
+/**
+ * Durable when it returns. On a full disk the files go: better none than old ones that would cry wolf. Answers
+ * whether they are there. Errors: not even that could be done.
+ */
+export function saveSumsOf(databasePath: string, sums: PageSums): boolean {
+  const files = sumsFilesOf(databasePath);
+  try {
+    for (const file of files) writePageSums(file, sums);
+    return true;
+  } catch {
+    for (const file of files) removePageSums(file);
+    return false;
+  }
+}
+
+/** Undefined when there is none or it is not whole. */
 export function readPageSums(file: string): PageSums | undefined {
   if (!fs.existsSync(file)) return undefined;
   const content = fs.readFileSync(file);
@@ -67,8 +99,7 @@ export function writePageSums(file: string, { pageBytes, sums }: PageSums): void
   syncDirectoryOf(file);
 }
 
-/** Without sums nothing is compared and new ones are taken: better than old ones that would cry wolf. */
-export function removePageSums(file: string): void {
+function removePageSums(file: string): void {
   fs.rmSync(`${file}.new`, { force: true });
   fs.rmSync(file, { force: true });
   syncDirectoryOf(file);

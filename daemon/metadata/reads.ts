@@ -5,6 +5,7 @@ import type { ChunkHash, Inode, Name } from '../protocol/ids.ts';
 import type { ClusterState } from './cluster-state.ts';
 import type { Connection } from './connection.ts';
 import {
+  DENTRY_COLUMNS,
   type DentryRow,
   dentryRow,
   EXTENT_COLUMNS,
@@ -16,6 +17,13 @@ import {
   type InodeRow,
   inodeRow,
 } from './rows.ts';
+
+/** The attribute that a program of SELinux asks every file for. */
+export const SECURITY_LABEL = Buffer.from('security.selinux');
+/** Extended attributes looked at for a label when the database is opened: some milliseconds. */
+const XATTRS_SCANNED_MAX = 100_000;
+
+const COLUMNS_OF_I = INODE_COLUMNS.replaceAll(/(\w+)/g, 'i.$1');
 
 export interface FragmentedSlot {
   readonly inode: Inode;
@@ -31,12 +39,20 @@ export interface MetadataReads {
   child(parent: Inode, name: Name): InodeRow | undefined;
   /** Entries of a directory with a cookie greater than `cookie`, in the order of cookies. */
   list(parent: Inode, cookie: number, limit: number): DentryRow[];
+  /** As `list`, each with its inode: one statement for all, because each costs SQLite two locks of the WAL. */
+  listWithInodes(
+    parent: Inode,
+    cookie: number,
+    limit: number,
+  ): { entry: DentryRow; inode: InodeRow | undefined }[];
   /** Extents that overlap `start` (inclusive) to `end` (exclusive), by offset. */
   extents(inode: Inode, start: number, end: number): ExtentRow[];
   xattr(inode: Inode, name: Uint8Array): Uint8Array | undefined;
   xattrs(inode: Inode): { name: Uint8Array; value: Uint8Array }[];
+  /** Whether some inode may have a security label: false only when none has. */
+  mayHaveLabel(): boolean;
   /** An operation brought an extended attribute. */
-  noteXattr(): void;
+  noteXattr(name: Uint8Array): void;
   /** The database was opened anew and may hold another state. */
   reload(): void;
   isOrphan(inode: Inode): boolean;
@@ -59,10 +75,14 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
     'SELECT name, inode, type, cookie FROM dentry WHERE parent = ? AND name = ?',
   );
   const child = connection.query(
-    `SELECT ${INODE_COLUMNS.replaceAll(/(\w+)/g, 'i.$1')} FROM dentry d JOIN inode i ON i.inode = d.inode WHERE d.parent = ? AND d.name = ?`,
+    `SELECT ${COLUMNS_OF_I} FROM dentry d JOIN inode i ON i.inode = d.inode WHERE d.parent = ? AND d.name = ?`,
   );
   const list = connection.query(
     'SELECT name, inode, type, cookie FROM dentry WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?',
+  );
+  const listWithInodes = connection.query(
+    `SELECT d.name, d.inode, d.type, d.cookie, ${COLUMNS_OF_I} FROM dentry d LEFT JOIN inode i ON i.inode = d.inode
+     WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?`,
   );
   // The extent that starts at or before `start` is found first, so that the scan begins at the right row.
   const extents =
@@ -73,8 +93,11 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
   const xattr = connection.query('SELECT value FROM xattr WHERE inode = ? AND name = ?');
   const xattrs = connection.query('SELECT name, value FROM xattr WHERE inode = ? ORDER BY name');
   // `ls -l` asks each file for its ACL, and mostly there is no attribute anywhere: that answer costs nothing.
-  const firstXattr = connection.query('SELECT 1 FROM xattr LIMIT 1');
-  let anyXattr = firstXattr.get() !== undefined;
+  const firstXattrs = connection.query(
+    `SELECT count(*), total(name = ?) FROM (SELECT name FROM xattr LIMIT ${XATTRS_SCANNED_MAX})`,
+  );
+  let anyXattr = false;
+  let anyLabel = false;
   const orphan = connection.query('SELECT 1 FROM orphan WHERE inode = ?');
   const orphans = connection.query('SELECT inode FROM orphan ORDER BY inode LIMIT ?');
   const unreferenced = connection.query(
@@ -88,6 +111,13 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
     'SELECT count(*) FROM extent WHERE inode = ? AND offset >= ? AND offset < ?',
   );
   const chunkTotals = connection.query('SELECT count(*), coalesce(sum(bytes), 0) FROM chunk WHERE refs > 0');
+
+  function lookForXattrs(): void {
+    const [xattrs = 0, labels = 0] = (firstXattrs.get(SECURITY_LABEL) ?? []) as readonly number[];
+    anyXattr = xattrs !== 0;
+    anyLabel = labels !== 0 || xattrs === XATTRS_SCANNED_MAX;
+  }
+  lookForXattrs();
 
   return {
     inode(number) {
@@ -103,6 +133,11 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
       return row === undefined ? undefined : inodeRow(row);
     },
     list: (parent, cookie, limit) => list.all(parent, cookie, limit).map(dentryRow),
+    listWithInodes: (parent, cookie, limit) =>
+      listWithInodes.all(parent, cookie, limit).map((row) => ({
+        entry: dentryRow(row),
+        inode: row[DENTRY_COLUMNS] === null ? undefined : inodeRow(row, DENTRY_COLUMNS),
+      })),
     extents(number, start, end) {
       const rows = extents.all(number, start, end).map(extentRow);
       const first = rows[0];
@@ -113,12 +148,12 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
       anyXattr ? (xattr.get(number, name)?.[0] as Uint8Array | undefined) : undefined,
     xattrs: (number) =>
       xattrs.all(number).map((row) => ({ name: row[0] as Uint8Array, value: row[1] as Uint8Array })),
-    noteXattr() {
+    mayHaveLabel: () => anyLabel,
+    noteXattr(name) {
       anyXattr = true;
+      if (SECURITY_LABEL.equals(name)) anyLabel = true;
     },
-    reload() {
-      anyXattr = firstXattr.get() !== undefined;
-    },
+    reload: lookForXattrs,
     isOrphan: (number) => orphan.get(number) !== undefined,
     orphans: (limit) => orphans.all(limit).map((row) => row[0] as Inode),
     unreferencedChunks: (limit) =>

@@ -6,11 +6,12 @@
  * tore is none of this: nothing durable lies behind it.
  */
 
-import { describeError, WarrenError } from '../protocol/errors.ts';
+import * as path from 'node:path';
+import { WarrenError } from '../protocol/errors.ts';
 import type { Log } from '../runtime/log.ts';
 import { decodeEntry } from './entry-codec.ts';
 import { hasLog, logReach, readLog, SEGMENT_BYTES } from './log-reading.ts';
-import { isFull, openError } from './open-database.ts';
+import { isFull, noSpaceError, openError } from './open-database.ts';
 import { type OperationLog, openOperationLog } from './operation-log.ts';
 import type { State } from './state.ts';
 
@@ -31,12 +32,7 @@ export function recover(state: State, options: RecoveryOptions): OperationLog {
   } catch (error) {
     state.connection.closeUntouched();
     if (!isFull(error)) throw openError(databasePath, error);
-    throw new WarrenError({
-      code: 'METADATA_NO_SPACE',
-      message: `There is no space on the disk of ${logDirectory} to open the metadata and its log: ${describeError(error)}.`,
-      hint: `Free at least ${(4 * SEGMENT_BYTES) / 1024 / 1024} MiB there and start again; nothing acknowledged is lost.`,
-      cause: error,
-    });
+    throw noSpaceError(path.dirname(logDirectory), 4 * SEGMENT_BYTES, error);
   }
 }
 

@@ -37,6 +37,8 @@ import { cutWal, fileIsAtMost } from './wal.ts';
 
 const MARKER = 'restore.json';
 const NEXT = 'meta.db.next';
+/** What belongs to the pages that are replaced, and would spoil the new ones. */
+const OF_THE_OLD_DATABASE = ['meta.db-wal', 'meta.db-shm', 'meta.sums', 'meta.copy.sums', 'meta.copy'];
 
 export interface RewindingOptions {
   readonly directory: string;
@@ -160,7 +162,7 @@ export function finishRestore(directory: string, onStep: (step: string) => void 
   }
   const position = JSON.parse(fs.readFileSync(marker, 'utf8')) as LogPosition;
   if (fs.existsSync(next)) {
-    for (const name of ['meta.db-wal', 'meta.db-shm', 'meta.sums']) {
+    for (const name of OF_THE_OLD_DATABASE) {
       fs.rmSync(path.join(directory, name), { force: true });
     }
     syncDirectory(directory);

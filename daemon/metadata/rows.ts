@@ -47,23 +47,27 @@ export const INODE_COLUMNS =
 export const EXTENT_COLUMNS =
   'extent.offset, extent.length, extent.chunk, extent.chunk_offset, chunk.hash, chunk.bytes';
 
-export function inodeRow(row: readonly SQLOutputValue[]): InodeRow {
+/** `first` is the place of its first column. */
+export function inodeRow(row: readonly SQLOutputValue[], first = 0): InodeRow {
   return {
-    inode: row[0] as Inode,
-    mode: row[1] as number,
-    links: row[2] as number,
-    uid: row[3] as number,
-    gid: row[4] as number,
-    rdev: row[5] as number,
-    size: row[6] as number,
-    stored: row[7] as number,
-    atime: { seconds: row[8] as number, nanoseconds: row[9] as number },
-    mtime: { seconds: row[10] as number, nanoseconds: row[11] as number },
-    ctime: { seconds: row[12] as number, nanoseconds: row[13] as number },
-    parent: row[14] as Inode,
-    target: row[15] as Uint8Array | null,
+    inode: row[first] as Inode,
+    mode: row[first + 1] as number,
+    links: row[first + 2] as number,
+    uid: row[first + 3] as number,
+    gid: row[first + 4] as number,
+    rdev: row[first + 5] as number,
+    size: row[first + 6] as number,
+    stored: row[first + 7] as number,
+    atime: { seconds: row[first + 8] as number, nanoseconds: row[first + 9] as number },
+    mtime: { seconds: row[first + 10] as number, nanoseconds: row[first + 11] as number },
+    ctime: { seconds: row[first + 12] as number, nanoseconds: row[first + 13] as number },
+    parent: row[first + 14] as Inode,
+    target: row[first + 15] as Uint8Array | null,
   };
 }
+
+/** How many columns `dentryRow` takes. */
+export const DENTRY_COLUMNS = 4;
 
 export function dentryRow(row: readonly SQLOutputValue[]): DentryRow {
   return {

@@ -2,9 +2,11 @@
  * Small chunks whose bytes are in the log but not yet, durably, in `small.db`.
  *
  * They are read from here. The log keeps the operations that brought them until they are settled, so a crash
- * loses nothing: opening the metadata fills this again. Bounded: writers wait while it is full.
+ * loses nothing: opening the metadata fills this again. Bounded: writers wait while it is full, and fail when it
+ * stays full because small.db cannot be written.
  */
 
+import type { FsError } from '../protocol/errors.ts';
 import type { ChunkHash } from '../protocol/ids.ts';
 import type { SmallChunkSink } from './apply-extents.ts';
 
@@ -30,15 +32,18 @@ export interface Unsettled extends SmallChunkSink {
   /** Remembers what is waiting now; answers how to come back to it. */
   save(): () => void;
   clear(): void;
-  /** Resolves when there is room for new ones. */
+  /** Resolves when there is room for new ones. Errors: those of `failed`, while there is none. */
   room(): Promise<void> | undefined;
+  /** small.db does not take them: whoever needs room hears of it instead of waiting, until some are settled. */
+  failed(error: FsError): void;
 }
 
 export function unsettledChunks(): Unsettled {
   // In the order of versions: an entry is added once and never moved.
   let waiting = new Map<ChunkHash, Waiting>();
   let bytes = 0;
-  let roomWaiters: (() => void)[] = [];
+  let roomWaiters: PromiseWithResolvers<void>[] = [];
+  let failure: FsError | undefined;
 
   function remove(hash: ChunkHash, entry: Waiting): void {
     waiting.delete(hash);
@@ -48,7 +53,7 @@ export function unsettledChunks(): Unsettled {
 
   function wakeWaiters(): void {
     if (bytes < UNSETTLED_BYTES_MAX && roomWaiters.length > 0) {
-      for (const wake of roomWaiters) wake();
+      for (const waiter of roomWaiters) waiter.resolve();
       roomWaiters = [];
     }
   }
@@ -76,6 +81,7 @@ export function unsettledChunks(): Unsettled {
       return batch;
     },
     settle(batch) {
+      failure = undefined;
       for (const { hash, data } of batch) {
         const entry = waiting.get(hash);
         // Dropped and brought again meanwhile: those are other bytes to settle.
@@ -101,7 +107,15 @@ export function unsettledChunks(): Unsettled {
     },
     room() {
       if (bytes < UNSETTLED_BYTES_MAX) return undefined;
-      return new Promise((resolve) => roomWaiters.push(resolve));
+      if (failure !== undefined) return Promise.reject(failure);
+      const waiter = Promise.withResolvers<void>();
+      roomWaiters.push(waiter);
+      return waiter.promise;
+    },
+    failed(error) {
+      failure = error;
+      for (const waiter of roomWaiters) waiter.reject(error);
+      roomWaiters = [];
     },
   };
 }

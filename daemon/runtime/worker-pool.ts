@@ -33,7 +33,8 @@ export interface WorkerPool<Jobs extends JobTable<Jobs>> {
 /** More waiting jobs than this mean that a caller has no bound of its own. */
 const JOBS_IN_FLIGHT_MAX = 16_384;
 
-const YOUNG_GENERATION_MIB = 2;
+/** Of a worker thread: a larger one would only fill with garbage. */
+export const YOUNG_GENERATION_MIB = 2;
 
 interface Request {
   readonly id: number;

@@ -24,7 +24,7 @@ import { join } from 'node:path';
 import { outcome } from '../support/libc.ts';
 import { openLoopDisk } from '../support/loop-disk.ts';
 import { type Daemon, isMounted, startDaemon } from '../support/target.ts';
-import { eventually, expectRefusal, fault, flip, writeDurably } from './helpers.ts';
+import { eventually, expectRefusal, fault, flip, health, writeDurably } from './helpers.ts';
 
 const MIB = 1 << 20;
 
@@ -68,13 +68,69 @@ for (const [name, damage] of [
   });
 }
 
-fault('a flipped byte in meta.db is found, by the start or by fsck, and never answered as data', async () => {
-  const { daemon: stopped } = await prepared();
+fault('flipped bytes in every page of meta.db are healed by the start, and told', async () => {
+  const { daemon: stopped, sound } = await prepared();
   await using daemon = stopped;
   const path = join(daemon.dataDirectory, 'meta.db');
-  // Every page's header: SQLite sees at least the b-tree damage.
-  for (let offset = 100; offset < statSync(path).size; offset += 4096) flip(path, offset);
+  const right = readFileSync(path);
+  for (let offset = 0; offset < right.length; offset += 4096)
+    flip(path, offset + (((offset / 4096) * 97) % 4096));
+  await daemon.restart();
+  assert.ok(readFileSync(join(daemon.mount, 'sound')).equals(sound));
+  assert.equal(readFileSync(join(daemon.mount, 'small'), 'utf8'), 'small and sound');
+  assert.match(daemon.log(), /damaged pages were put back from meta\.copy/);
+  const { state, dataSafe, reason } = await health(daemon);
+  assert.deepEqual([state, dataSafe], ['degraded', true]);
+  assert.match(reason, /put back from meta\.copy/);
+  await daemon.stop();
+  daemon.fsck();
+});
+
+fault('bytes flipped in both copies of meta.db are found, and never answered as data', async () => {
+  const { daemon: stopped } = await prepared();
+  await using daemon = stopped;
+  for (const name of ['meta.db', 'meta.copy']) {
+    const path = join(daemon.dataDirectory, name);
+    // Every page's header: SQLite sees at least the b-tree damage.
+    for (let offset = 100; offset < statSync(path).size; offset += 4096) flip(path, offset);
+  }
   expectRefusal(daemon.directory, /meta\.db/);
+});
+
+fault('flipped bytes in small.db: EIO for what they hit, never other bytes, all else goes on', async () => {
+  await using daemon = await startDaemon();
+  const contents = new Map<string, Buffer>();
+  for (let index = 0; index < 60; index++) {
+    const data = randomBytes(2000);
+    contents.set(join(daemon.mount, `file-${index}`), data);
+    writeDurably(join(daemon.mount, `file-${index}`), data);
+  }
+  await daemon.stop();
+  // In the bytes of three rows.
+  const path = join(daemon.dataDirectory, 'small.db');
+  const database = readFileSync(path);
+  const names = [...contents.keys()];
+  for (const name of [7, 20, 41].map((index) => names[index] ?? '')) {
+    const at = database.indexOf(contents.get(name)?.subarray(0, 100) ?? '');
+    assert.ok(at > 0, 'its bytes are in small.db');
+    flip(path, at + 50);
+  }
+  assert.throws(() => daemon.fsck(), /chunk-damaged.*belongs to \/file-7/s);
+  await daemon.restart();
+  const damaged = names.filter((name) => {
+    const code = outcome(() => readFileSync(name));
+    if (code === 'ok') assert.ok(readFileSync(name).equals(contents.get(name) ?? Buffer.alloc(0)), name);
+    else assert.equal(code, 'EIO');
+    return code !== 'ok';
+  });
+  assert.equal(damaged.length, 3);
+  const { dataSafe, reason } = await health(daemon);
+  assert.equal(dataSafe, false);
+  assert.match(reason, /3 chunks are missing or damaged/);
+  for (const name of damaged) writeDurably(name, Buffer.from('written anew'));
+  for (const name of damaged) assert.equal(readFileSync(name, 'utf8'), 'written anew');
+  await daemon.stop();
+  daemon.fsck();
 });
 
 fault('a missing small.db is told at the start and does not become an empty one', async () => {

@@ -4,7 +4,9 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { closeSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { test } from 'node:test';
-import { DAEMON_MAIN, NODE } from '../support/target.ts';
+import { connectControl } from '../../console/control-client.ts';
+import type { Health } from '../../daemon/protocol/control-api.ts';
+import { DAEMON_MAIN, type Daemon, NODE } from '../support/target.ts';
 
 const TIMEOUT_MS = 120_000;
 const REFUSAL_TIMEOUT_MS = 30_000;
@@ -52,5 +54,15 @@ export async function eventually(holds: () => boolean | Promise<boolean>): Promi
   while (!(await holds())) {
     if (performance.now() > limit) assert.fail(`did not come true in ${EVENTUALLY_TIMEOUT_MS} ms`);
     await new Promise((resolve) => void setTimeout(resolve, 50));
+  }
+}
+
+/** What `warren status` says of a running daemon. */
+export async function health(daemon: Daemon): Promise<Health> {
+  const client = await connectControl({ socket: daemon.socket });
+  try {
+    return (await client.call('status', {})).health;
+  } finally {
+    client.close();
   }
 }

@@ -26,25 +26,15 @@ import {
 } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { connectControl } from '../../console/control-client.ts';
-import type { FsckResult, Health } from '../../daemon/protocol/control-api.ts';
+import type { FsckResult } from '../../daemon/protocol/control-api.ts';
 import { outcome } from '../support/libc.ts';
 import { openLoopDisk } from '../support/loop-disk.ts';
 import { requirePackage } from '../support/requirements.ts';
 import { DAEMON_MAIN, type Daemon, NODE, startDaemon } from '../support/target.ts';
-import { eventually, expectRefusal, expectRefusedWords, fault, writeDurably } from './helpers.ts';
+import { eventually, expectRefusal, expectRefusedWords, fault, health, writeDurably } from './helpers.ts';
 
 const MIB = 1 << 20;
 const SEGMENT_BYTES = 16 * MIB;
-
-async function health(daemon: Daemon): Promise<Health> {
-  const client = await connectControl({ socket: daemon.socket });
-  try {
-    return (await client.call('status', {})).health;
-  } finally {
-    client.close();
-  }
-}
 
 function fsck(daemon: Daemon, words: readonly string[] = []): { status: number | null; result: FsckResult } {
   const run = spawnSync(NODE, [DAEMON_MAIN, 'fsck', '-d', daemon.dataDirectory, '--json', ...words], {

@@ -112,7 +112,7 @@ test('files that are written and removed during a check are no findings', {
   await daemon.stop();
 });
 
-test('a flipped byte of a row in meta.db is found after the start, told by status, and found by fsck', {
+test('a byte of a row that is flipped in both copies of meta.db is found after the start, told by status and by fsck', {
   timeout: TIMEOUT_MS,
 }, async () => {
   await using daemon = await startDaemon();
@@ -130,6 +130,7 @@ test('a flipped byte of a row in meta.db is found after the start, told by statu
   const page = Number(leaf?.['pageno']);
   // A time stamp in the middle of the page's last row: SQLite takes it as it is.
   flip(file, page * 4096 - 20);
+  flip(join(daemon.dataDirectory, 'meta.copy'), page * 4096 - 20);
 
   await daemon.restart();
   const client = await connectControl({ socket: daemon.socket });

@@ -33,6 +33,33 @@ function renameOf(
   };
 }
 
+test('whether a file may have a security label is known, also after a restart', async () => {
+  using folder = openFolder();
+  let metadata = folder.open();
+  const inode = await makeFile(metadata, 'a');
+  const set = (attribute: string, value: Uint8Array | null) =>
+    metadata.propose({
+      kind: 'attributes',
+      inode,
+      xattrs: [{ name: name(attribute), value }],
+      time: TIME,
+    });
+  const reopened = async () => {
+    await metadata.close();
+    metadata = folder.open();
+    return metadata.reads.mayHaveLabel();
+  };
+  await set('user.other', name('x'));
+  assert.equal(metadata.reads.mayHaveLabel(), false);
+  assert.equal(await reopened(), false);
+  await set('security.selinux', name('label'));
+  assert.equal(metadata.reads.mayHaveLabel(), true);
+  assert.equal(await reopened(), true);
+  await set('security.selinux', null);
+  assert.equal(await reopened(), false);
+  await metadata.close();
+});
+
 test('links, unlinks and orphans are counted', async () => {
   using folder = openFolder();
   const metadata = folder.open();

@@ -27,7 +27,7 @@ function flip(file: string, offset: number): void {
   writeFileSync(file, content);
 }
 
-test('a flipped bit in any page is found, named with its table, and gone after a renewal', async () => {
+test('what is damaged in both copies is found, named with its table, and gone after a renewal', async () => {
   using folder = openFolder();
   let metadata = folder.open();
   await fill(metadata, 2000);
@@ -43,8 +43,10 @@ test('a flipped bit in any page is found, named with its table, and gone after a
     .get();
   database.close();
   const page = Number(row?.['pageno']);
-  flip(folder.database, page * PAGE_BYTES - 10);
-  flip(folder.database, (pages - 1) * PAGE_BYTES + 2000);
+  for (const file of [folder.database, join(folder.directory, 'meta.copy')]) {
+    flip(file, page * PAGE_BYTES - 10);
+    flip(file, (pages - 1) * PAGE_BYTES + 2000);
+  }
   metadata = folder.open();
   const found = await metadata.verifyPages({ pauseMs: 0 });
   assert.deepEqual(
@@ -126,19 +128,32 @@ test('a refused start leaves the WAL and the sums as they are', async () => {
   }
 });
 
-test('missing or damaged sums are made anew', async () => {
+test('missing or damaged sums are taken from their copy, or made anew', async () => {
   using folder = openFolder();
   let metadata = folder.open();
   await fill(metadata, 500);
   await metadata.close();
-  const file = join(folder.directory, 'meta.sums');
-  for (const spoil of [() => rmSync(file), () => writeFileSync(file, 'no sums'), () => flip(file, 30)]) {
-    spoil();
-    assert.equal(readPageSums(file), undefined);
-    metadata = folder.open();
-    assert.deepEqual(await damagedPages(metadata), []);
-    await metadata.close();
-    assert.ok(readPageSums(file) !== undefined);
+  const one = join(folder.directory, 'meta.sums');
+  const other = join(folder.directory, 'meta.copy.sums');
+  const right = readPageSums(one);
+  assert.deepEqual(readPageSums(other), right);
+  for (const files of [[one], [other], [one, other]]) {
+    for (const spoil of [
+      rmSync,
+      (file: string) => writeFileSync(file, 'no'),
+      (file: string) => flip(file, 30),
+    ]) {
+      for (const file of files) spoil(file);
+      for (const file of files) assert.equal(readPageSums(file), undefined);
+      // With one of them left, a damaged page is still found.
+      const isDamaged = files.length === 1;
+      if (isDamaged) flip(folder.database, 3 * PAGE_BYTES + 100);
+      metadata = folder.open();
+      assert.equal(metadata.status().healedPages, isDamaged ? 1 : 0);
+      assert.deepEqual(await damagedPages(metadata), []);
+      await metadata.close();
+      for (const file of [one, other]) assert.deepEqual(readPageSums(file), right);
+    }
   }
 });
 

@@ -167,7 +167,7 @@ test('a call without an answer ends at its time-out, and its late answer is nobo
     return { answer: body };
   });
   // The lane is up: what is called now is sent now.
-  await a.peers.call(B, 'lock', lock('first'), { timeoutMs });
+  await a.peers.call(B, 'file-call', lock('first'), { timeoutMs });
   const startMs = performance.now();
   const slow = a.peers.call(B, 'file-call', lock('slow'), { timeoutMs: 100 });
   const long = a.peers.call(B, 'file-call', lock('slow'), { timeoutMs });

@@ -39,6 +39,23 @@ for (const space of ['user', 'trusted', 'security']) {
     assert.ok(!sys.listxattr(at('x')).includes(name));
   });
 }
+scenario('security labels are "not supported" until one is set, and then as any other attribute', (at) => {
+  writeFileSync(at('labelled'), '');
+  writeFileSync(at('plain'), '');
+  const name = 'security.selinux';
+  const label = Buffer.from('system_u:object_r:etc_t:s0\0');
+  sys.setxattr(at('plain'), 'user.other', label);
+  // ext4 says ENODATA, and then `ls -l` asks every file.
+  if (process.env['WARREN_TEST_DIR'] === undefined)
+    expect('EOPNOTSUPP', () => sys.getxattr(at('plain'), name));
+  expect('ENODATA', () => sys.removexattr(at('plain'), name));
+  sys.setxattr(at('labelled'), name, label, sys.XATTR.CREATE);
+  assert.deepEqual(sys.getxattr(at('labelled'), name), label);
+  assert.deepEqual(sys.listxattr(at('labelled')), [name]);
+  expect('ENODATA', () => sys.getxattr(at('plain'), name));
+  sys.removexattr(at('labelled'), name);
+  expect('ENODATA', () => sys.getxattr(at('labelled'), name));
+});
 scenario('xattr values keep every byte, from none to 3000', (at) => {
   writeFileSync(at('x'), '');
   for (const size of [0, 1, 2, 100, 255, 256, 1000, 3000]) {

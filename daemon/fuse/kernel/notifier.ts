@@ -10,6 +10,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Invalidation } from '../../filesystem/interface.ts';
 import type { Inode } from '../../protocol/ids.ts';
+import { YOUNG_GENERATION_MIB } from '../../runtime/worker-pool.ts';
 import { workerUrl } from '../../runtime/worker-url.ts';
 import { NOTIFY, OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Session } from './session.ts';
@@ -50,6 +51,7 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
 
   const worker = new Worker(workerUrl(import.meta.url, './notify-worker'), {
     workerData: { descriptor: session.descriptor },
+    resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB },
   });
   worker.on('message', ({ refused }: NotifyDone) => {
     for (const code of refused) session.log.warn('the kernel refused an invalidation', { code });

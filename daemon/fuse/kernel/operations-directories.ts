@@ -1,6 +1,12 @@
 /** The requests that list a directory, with and without attributes, and the statistics of the whole. */
 
-import type { Attributes, DirectoryEntry, FileSystemStatistics } from '../../filesystem/interface.ts';
+import type {
+  DirectoryEntry,
+  FileSystem,
+  FileSystemStatistics,
+  ListedEntry,
+  MaybePromise,
+} from '../../filesystem/interface.ts';
 import { FsError } from '../../protocol/errors.ts';
 import type { ReplyBuffer } from './buffers.ts';
 import { OUT_HEADER_BYTES, put64, u64, word } from './protocol.ts';
@@ -32,13 +38,15 @@ export function readdir(session: Session, request: Request, words: Uint32Array):
 
 export function readdirplus(session: Session, request: Request, words: Uint32Array): void {
   const size = word(words, 14);
-  const answer = list(session, request, words, size, ENTRY_BYTES + DIRENT_BYTES + NAME_BYTES_TYPICAL);
-  settle(session, request, answer, (session, request, entries) => {
-    const fitting = entriesThatFit(entries, size);
-    settle(session, request, attributesOf(session, fitting), (session, request, attributes) => {
-      replyPlus(session, request, { size, entries: fitting, attributes });
-    });
-  });
+  const entryBytes = ENTRY_BYTES + DIRENT_BYTES + NAME_BYTES_TYPICAL;
+  settle(
+    session,
+    request,
+    listPlus(session, request, words, size, entryBytes),
+    (session, request, listed) => {
+      replyPlus(session, request, size, listed);
+    },
+  );
 }
 
 function list(session: Session, request: Request, words: Uint32Array, size: number, entryBytes: number) {
@@ -47,40 +55,36 @@ function list(session: Session, request: Request, words: Uint32Array, size: numb
   return session.filesystem.readdir(request.inode, cookie, Math.ceil(size / entryBytes));
 }
 
-function entriesThatFit(entries: DirectoryEntry[], size: number): DirectoryEntry[] {
-  let used = 0;
-  for (let index = 0; index < entries.length; index++) {
-    used += ENTRY_BYTES + direntBytes(entries[index] as DirectoryEntry);
-    if (used > size) return entries.slice(0, index);
+function listPlus(
+  session: Session,
+  request: Request,
+  words: Uint32Array,
+  size: number,
+  entryBytes: number,
+): MaybePromise<ListedEntry[]> {
+  const { filesystem } = session;
+  if (filesystem.readdirPlus === undefined) {
+    const entries = list(session, request, words, size, entryBytes);
+    return entries instanceof Promise
+      ? entries.then((arrived) => askEach(filesystem, arrived))
+      : askEach(filesystem, entries);
   }
-  return entries;
+  const cookie = u64(words, 12);
+  if (cookie === 0) filesystem.touchAccess(request, request.inode);
+  return filesystem.readdirPlus(request.inode, cookie, Math.ceil(size / entryBytes));
 }
 
-type MaybeAttributes = Attributes | undefined;
-
-/** Attributes of each entry; undefined for `.`, `..` and for what vanished meanwhile. */
-function attributesOf(
-  session: Session,
-  entries: DirectoryEntry[],
-): MaybeAttributes[] | Promise<MaybeAttributes[]> {
-  const found: (MaybeAttributes | Promise<MaybeAttributes>)[] = [];
-  let waits = false;
-  for (const entry of entries) {
-    if (isDot(entry.name)) {
-      found.push(undefined);
-      continue;
-    }
-    try {
-      const attributes = session.filesystem.getattr(entry.inode);
-      if (attributes instanceof Promise) {
-        waits = true;
-        found.push(attributes.catch(undefinedWhenGone));
-      } else found.push(attributes);
-    } catch (error) {
-      found.push(undefinedWhenGone(error));
-    }
-  }
-  return waits ? Promise.all(found.map((one) => Promise.resolve(one))) : (found as MaybeAttributes[]);
+function askEach(filesystem: FileSystem, entries: DirectoryEntry[]): Promise<ListedEntry[]> {
+  return Promise.all(
+    entries.map(async (entry) => {
+      if (isDot(entry.name)) return { entry, attributes: undefined };
+      try {
+        return { entry, attributes: await filesystem.getattr(entry.inode) };
+      } catch (error) {
+        return { entry, attributes: undefinedWhenGone(error) };
+      }
+    }),
+  );
 }
 
 function undefinedWhenGone(error: unknown): undefined {
@@ -88,22 +92,19 @@ function undefinedWhenGone(error: unknown): undefined {
   throw error;
 }
 
-function replyPlus(
-  session: Session,
-  request: Request,
-  listing: { size: number; entries: DirectoryEntry[]; attributes: MaybeAttributes[] },
-): void {
-  const buffer = session.buffers.take(listing.size);
+/** As many as fit: those that do not are asked for again. */
+function replyPlus(session: Session, request: Request, size: number, listed: readonly ListedEntry[]): void {
+  const buffer = session.buffers.take(size);
   let used = 0;
-  for (let index = 0; index < listing.entries.length; index++) {
-    const entry = listing.entries[index] as DirectoryEntry;
-    const attributes = listing.attributes[index];
+  for (const { entry, attributes } of listed) {
+    const bytes = ENTRY_BYTES + direntBytes(entry);
+    if (used + bytes > size) break;
     const at = OUT_HEADER_WORDS + used / 4;
     // Without attributes the kernel takes the entry as a plain name (node id 0).
     if (attributes === undefined) buffer.words.fill(0, at, at + ENTRY_WORDS);
     else putEntry(session, buffer.words, at, attributes);
     putDirent(buffer, OUT_HEADER_BYTES + used + ENTRY_BYTES, entry);
-    used += ENTRY_BYTES + direntBytes(entry);
+    used += bytes;
   }
   replyBuffer(session, request, buffer, used);
 }
