@@ -330,7 +330,15 @@ export function openReplication(options: ReplicationOptions): Replication {
       if (standing.kind !== 'follows') return standing.kind === 'leads';
       const heard = coordinator.heard(standing.leader);
       const fresh = heard !== undefined && clock.monotonicMs() - heard.atMs < LEASE_MS;
-      return fresh && state.position().epoch === standing.epoch && state.settings().inSync.includes(self);
+      // The leader may have left this node behind by an entry that does not reach it.
+      const counted =
+        heard?.heartbeat.inSync.includes(self) === true || heard?.heartbeat.epoch !== standing.epoch;
+      return (
+        fresh &&
+        counted &&
+        state.position().epoch === standing.epoch &&
+        state.settings().inSync.includes(self)
+      );
     },
     peers: () => followerIds().map(peerView),
     position: () => state.position(),

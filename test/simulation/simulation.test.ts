@@ -15,6 +15,7 @@ const FAILED_ONCE: readonly { readonly seed: number; readonly faultsMs: number }
   { seed: 63, faultsMs: 20_000 },
   { seed: 183, faultsMs: 20_000 },
   { seed: 3028, faultsMs: 20_000 },
+  { seed: 3128, faultsMs: 20_000 },
 ];
 
 async function run(seed: number, faultsMs: number, real = false, lines?: string[]): Promise<RunResult> {
