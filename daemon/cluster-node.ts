@@ -16,7 +16,8 @@ import { advertisedAddress } from './advertise.ts';
 import { type ReplicatedChunks, replicatedChunks } from './chunks/replicated-chunks.ts';
 import { type ClusterControl, clusterControl, type RepairFigures } from './cluster-control.ts';
 import { lowestId } from './cluster/lowest-id.ts';
-import { openUsedEpochs } from './cluster/used-epochs.ts';
+import { type Discovery, openDiscovery } from './cluster/discovery.ts';
+import { openEpochFile } from './cluster/epoch-file.ts';
 import { type ClusterLocks, clusterLocks, type LockLeader } from './filesystem/cluster-locks.ts';
 import type { ClusterView } from './filesystem/context.ts';
 import type { Metadata } from './metadata/metadata.ts';
@@ -95,6 +96,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
   let identity = await openIdentity(options);
   let hooks: ClusterHooks | undefined;
   let opened: Replication | undefined;
+  let discovery: Promise<Discovery | undefined> | undefined;
   await using stack = new AsyncDisposableStack();
 
   const secrets = openJoinSecrets(dataDirectory, clock);
@@ -117,7 +119,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     clock,
     timers: systemTimers(),
     log,
-    epochs: openUsedEpochs(dataDirectory),
+    epochs: openEpochFile(path.join(dataDirectory, 'epoch')),
   });
 
   const chunks = replicatedChunks({
@@ -219,6 +221,8 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     }),
     peers.onLink(() => chunks.changed()),
   ];
+  stack.defer(async () => (await discovery)?.close());
+  findOthers();
   const renewal = setInterval(() => void renew(), RENEW_INTERVAL_MS);
   renewal.unref();
   stack.defer(() => {
@@ -315,6 +319,29 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
   function membersChanged(): void {
     peers.setMembers(replication.members(), replication.position().version);
     chunks.changed();
+    findOthers();
+  }
+
+  /** Hints where the other members may be reached, besides the addresses that they told. */
+  function findOthers(): void {
+    for (const { id } of others()) {
+      for (const address of config.cluster.peers) peers.hintAddress(id, address);
+    }
+    if (discovery !== undefined || others().length === 0) return;
+    discovery = openDiscovery({
+      discovery: config.cluster.discovery,
+      clusterId: identity.clusterId,
+      nodeId: self,
+      port: Number(peers.address.slice(peers.address.lastIndexOf(':') + 1)),
+      onHint: (id, address) => peers.hintAddress(id, address),
+      clock,
+      log: log.room('discovery'),
+    }).catch((error: unknown) => {
+      log.warn('nodes do not find each other by multicast; the addresses they told remain', {
+        reason: describeError(error),
+      });
+      return undefined;
+    });
   }
 
   function applied(entry: Applied): void {

@@ -45,7 +45,7 @@ const OPERATION_EXTENTS_MAX = 256;
 const OPERATION_PAYLOAD_BYTES_MAX = 1024 * 1024;
 /** Kernels read ahead in pieces this large when a program reads on and on. */
 const SEQUENTIAL_READ_BYTES = 128 * 1024;
-/** Slots whose extents are remembered per open file. */
+/** Per open file. */
 const EXTENT_CACHE_SLOTS = 1024;
 
 export interface FileState {
