@@ -220,6 +220,7 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     reserve: (bytes) => local.reserve(bytes),
     usage: () => local.usage(),
     read,
+    readAtOnce: (chunk, offset, target) => local.readAtOnce(chunk, offset, target),
     prefetch(chunk) {
       if (repair.isLacking(chunk.hash) || !view.isHome(chunk, view.self)) fetcher.prefetch(chunk);
       else local.prefetch(chunk);
