@@ -353,7 +353,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       const drop = () => locks.drop(inode, { mount: caller.mount, owner });
       // On other machines the next owner must see what this one wrote.
       if (flushed === undefined || !locks.shared()) return drop() ?? flushed;
-      return flushed.finally(drop);
+      return flushed.finally(async () => drop());
     },
     async fsync(inode, _dataOnly, caller) {
       await data.flush(inode);
@@ -432,7 +432,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       row(inode);
       const set = () => locks.set(inode, owner, lock, { wait, flock, signal: caller.signal });
       if (lock.type !== 'unlock' || !locks.shared()) return set();
-      return Promise.resolve(data.flush(inode)).finally(set);
+      return Promise.resolve(data.flush(inode)).finally(async () => set());
     },
     releaseFlock: (inode, owner) => locks.releaseFlock(inode, owner),
     forget: (inode) => maintenance.forgotten(inode),

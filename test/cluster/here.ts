@@ -38,7 +38,7 @@ await using cluster = await startCluster({
   directory,
   ...(values.quiet
     ? {}
-    : { onLog: (node, text) => void process.stderr.write(text.replaceAll(/^(?=.)/gm, `${node.padEnd(8)}`)) }),
+    : { onLog: (node, text) => void process.stderr.write(text.replaceAll(/^(?=.)/gm, node.padEnd(8))) }),
 });
 for (const node of cluster.nodes) {
   process.stdout.write(`${node.id.padEnd(8)} ${node.mount}   warren --socket ${node.socket} servers\n`);
