@@ -37,6 +37,7 @@ import type {
   FileSystem,
   Invalidation,
   ListedEntry,
+  MaybePromise,
   NewNode,
 } from './interface.ts';
 import { isAccessStale, isNewer, SETGID, SETUID, withoutPrivileges } from './inode-rules.ts';
@@ -353,7 +354,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       const drop = () => locks.drop(inode, { mount: caller.mount, owner });
       // On other machines the next owner must see what this one wrote.
       if (flushed === undefined || !locks.shared()) return drop() ?? flushed;
-      return flushed.finally(async () => drop());
+      return thenAlways(flushed, drop);
     },
     async fsync(inode, _dataOnly, caller) {
       await data.flush(inode);
@@ -432,7 +433,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       row(inode);
       const set = () => locks.set(inode, owner, lock, { wait, flock, signal: caller.signal });
       if (lock.type !== 'unlock' || !locks.shared()) return set();
-      return Promise.resolve(data.flush(inode)).finally(async () => set());
+      return thenAlways(data.flush(inode), set);
     },
     releaseFlock: (inode, owner) => locks.releaseFlock(inode, owner),
     forget: (inode) => maintenance.forgotten(inode),
@@ -477,6 +478,14 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       await maintenance.close();
     },
   };
+}
+
+async function thenAlways(first: MaybePromise<void>, last: () => MaybePromise<void>): Promise<void> {
+  try {
+    await first;
+  } finally {
+    await last();
+  }
 }
 
 const DOT = Buffer.from('.');

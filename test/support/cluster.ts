@@ -226,7 +226,7 @@ function clusterNode(setup: {
     log: () => log,
     running: isRunning,
     async start() {
-      const [program = NODE, ...words] = [...place.prefix, NODE, DAEMON_MAIN, '--config', configFile];
+      const [program, words] = commandOf([...place.prefix, NODE, DAEMON_MAIN, '--config', configFile]);
       const level = options.logLevel ?? 'info';
       const started = spawn(program, [...words, '--log-level', level], {
         stdio: ['ignore', 'ignore', 'pipe'],
