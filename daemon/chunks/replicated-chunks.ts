@@ -256,7 +256,6 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     async close() {
       view.close();
       await Promise.all(workers.map((worker) => worker.close()));
-      await local.close();
     },
     changed: () => view.changed(),
     rescan: () => repair.rescan(),
