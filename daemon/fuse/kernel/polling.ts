@@ -22,7 +22,7 @@ const MISSES_MAX = 16;
 const PAUSE_REQUESTS = 64;
 /** How often the thread's own time is compared with the clock, and how much may be missing. Waits for a quick disk are. */
 const COMPARE_MS = 1;
-const LOST_MS_MAX = 2;
+const LOST_MS_MAX = 1.5;
 /** No polling for so long after the core was taken away; longer each time, until polling has gone well for a while. */
 const LOST_PAUSE_MS = 50;
 const LOST_PAUSE_MS_MAX = 1600;
@@ -53,7 +53,9 @@ export function startPolling({ isWaiting, turnEnded }: PollingEvents): Polling {
     const now = performance.now();
     // The next request follows the answer, so the time counts from there.
     if (now - touchedMs < POLL_WAITING_MS && isWaiting()) activeMs = now;
-    if (now - activeMs < POLL_MS && !contention.found(now)) {
+    // Asked first: a lost core is noticed when the time for polling is over.
+    const contended = contention.found(now);
+    if (now - activeMs < POLL_MS && !contended) {
       setImmediate(again);
       return;
     }
