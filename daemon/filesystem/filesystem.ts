@@ -28,6 +28,7 @@ import type { Operation, XattrChange } from '../protocol/operations.ts';
 import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
 import { changedContent, invalidationsOf } from './applied.ts';
 import type { Context, FileSystemOptions } from './context.ts';
+import { dots } from './dot-entries.ts';
 import { fileData } from './file-data.ts';
 import type {
   AttributeChanges,
@@ -488,14 +489,4 @@ async function thenAlways(first: MaybePromise<void>, last: () => MaybePromise<vo
   }
 }
 
-const DOT = Buffer.from('.');
-const DOT_DOT = Buffer.from('..');
 const CAPABILITY = Buffer.from('security.capability');
-
-/** `.` and `..`, as far as they come after `cookie`. */
-function dots(directory: InodeRow, cookie: number): DirectoryEntry[] {
-  const entries: DirectoryEntry[] = [];
-  if (cookie < 1) entries.push({ inode: directory.inode, name: DOT, type: DIRECTORY, cookie: 1 });
-  if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
-  return entries;
-}

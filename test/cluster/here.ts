@@ -1,6 +1,6 @@
 /**
- * `npm run cluster -- --nodes 3`: a whole cluster on this machine, to play with and to develop against. Its data are
- * kept in `./.warren-cluster`; Ctrl+C stops all nodes, the next start finds them again.
+ * `npm run cluster -- --nodes 3`: a whole cluster on this machine, to play with and to develop against. Ctrl+C stops all
+ * nodes. Its data lie in a temporary folder that goes away then, or stay in `--directory DIR`.
  */
 
 import { existsSync } from 'node:fs';
@@ -13,7 +13,7 @@ const NODES_MAX = 8;
 const { values } = parseArgs({
   options: {
     nodes: { type: 'string', default: '3' },
-    directory: { type: 'string', default: '.warren-cluster' },
+    directory: { type: 'string' },
     quiet: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
@@ -35,7 +35,7 @@ process.on('SIGINT', ask);
 process.on('SIGTERM', ask);
 await using cluster = await startCluster({
   nodes: count,
-  directory,
+  ...(directory === undefined ? {} : { directory }),
   ...(values.quiet
     ? {}
     : { onLog: (node, text) => void process.stderr.write(text.replaceAll(/^(?=.)/gm, node.padEnd(8))) }),
