@@ -34,7 +34,6 @@ import type {
   AttributeChanges,
   Attributes,
   Caller,
-  DirectoryEntry,
   FileSystem,
   Invalidation,
   ListedEntry,

@@ -23,11 +23,9 @@ if (values.help || !Number.isInteger(count) || count < 1 || count > NODES_MAX) {
   process.stderr.write('usage: npm run cluster -- [--nodes 1-8] [--directory DIR] [--quiet]\n');
   process.exit(values.help ? 0 : 2);
 }
-const directory = resolve(values.directory);
-if (existsSync(directory)) {
-  process.stderr.write(
-    `${directory} holds an earlier cluster: remove it, or name another with --directory.\n`,
-  );
+const directory = values.directory === undefined ? undefined : resolve(values.directory);
+if (directory !== undefined && existsSync(directory)) {
+  process.stderr.write(`${directory} is there already: name a new folder.\n`);
   process.exit(1);
 }
 const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
