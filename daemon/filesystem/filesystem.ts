@@ -22,6 +22,7 @@ import {
   type Name,
   NO_MOUNT,
   ROOT_INODE,
+  SECONDS_MAX,
   SYMLINK_BYTES_MAX,
   type Timestamp,
 } from '../protocol/ids.ts';
@@ -66,8 +67,8 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
   const { metadata, chunks, clock } = options;
   const { reads } = metadata;
   const listeners = new Set<(event: Invalidation) => void>();
-  const rangeLocks = lockTable({ detectDeadlock: true });
-  const flocks = lockTable({ detectDeadlock: false });
+  const rangeLocks = lockTable({ flock: false });
+  const flocks = lockTable({ flock: true });
   const emit = (event: Invalidation) => {
     for (const listener of listeners) listener(event);
   };
@@ -133,7 +134,8 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
   ): Promise<Attributes> {
     if (name !== null) checkName(name);
     const directory = reads.inode(parent);
-    if (directory === undefined) throw new FsError('ENOENT');
+    // A removed directory takes no new names; nor a file without one.
+    if (directory === undefined || directory.links === 0) throw new FsError('ENOENT');
     const isDirectory = (node.mode & TYPE_MASK) === DIRECTORY;
     const isSymlink = (node.mode & TYPE_MASK) === SYMLINK;
     const inheritsGroup = (directory.mode & SETGID) !== 0;
@@ -182,11 +184,14 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     const old = row(inode);
     const type = old.mode & TYPE_MASK;
     if (changes.size !== undefined && type === DIRECTORY) throw new FsError('EISDIR');
+    // A SETATTR that names nothing is chown(-1, -1), or precedes a fallocate. The kernel checks no permission for
+    // it: a stranger's must not clear setuid. What follows it (fallocate, copy) clears the bits by itself.
+    const namesNothing = Object.keys(changes).length === 0;
+    if (namesNothing && caller.uid !== 0 && caller.uid !== old.uid) return attributes(old);
     const time = clock.now();
     let mode = changes.mode === undefined ? old.mode : type | (changes.mode & 0o7777);
-    const ownerChanges = changes.uid !== undefined || changes.gid !== undefined;
-    // A SETATTR that names nothing is chown(-1, -1): it clears the bits as any chown does.
-    const clears = ownerChanges || changes.killPrivileges === true || Object.keys(changes).length === 0;
+    const ownerChanges = changes.uid !== undefined || changes.gid !== undefined || namesNothing;
+    const clears = ownerChanges || changes.killPrivileges === true;
     if (clears && changes.mode === undefined && type !== DIRECTORY) mode = withoutPrivileges(mode);
     const xattrChanges: XattrChange[] = [];
     if (changes.mode !== undefined) {
@@ -208,8 +213,8 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       ...(changes.uid === undefined ? {} : { uid: changes.uid }),
       ...(changes.gid === undefined ? {} : { gid: changes.gid }),
       ...(changes.size === undefined ? {} : { size: changes.size }),
-      ...(changes.atime === undefined ? {} : { atime: changes.atime === 'now' ? time : changes.atime }),
-      ...(mtime === undefined ? {} : { mtime: mtime === 'now' ? time : mtime }),
+      ...(changes.atime === undefined ? {} : { atime: asked(changes.atime, time) }),
+      ...(mtime === undefined ? {} : { mtime: asked(mtime, time) }),
       xattrs: xattrChanges,
       time,
     });
@@ -221,7 +226,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     return attributes(row(inode));
   }
 
-  async function clearPrivileges(caller: Caller, found: InodeRow): Promise<void> {
+  async function clearPrivileges(found: InodeRow): Promise<void> {
     const mode = withoutPrivileges(found.mode);
     const capability = reads.xattr(found.inode, CAPABILITY) !== undefined;
     if (mode === found.mode && !capability) return;
@@ -234,17 +239,19 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     });
     // The kernel that wrote does not know that the bits are gone.
     emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
-    void caller;
   }
 
-  /** relatime: an access is noted when the last noted one is older than the last change, or a day old. */
-  function noteAccess(found: InodeRow): void {
+  /**
+   * relatime: an access is noted when the last noted one is older than the last change, or a day old. Answers
+   * whether it was.
+   */
+  function noteAccess(found: InodeRow): boolean {
     const now = clock.now();
     const stale =
       !isNewer(found.atime, found.mtime) ||
       !isNewer(found.atime, found.ctime) ||
       now.seconds - found.atime.seconds >= RELATIME_SECONDS;
-    if (!stale || metadata.status().readOnly !== undefined) return;
+    if (!stale || metadata.status().readOnly !== undefined) return false;
     const noted = metadata.propose({
       kind: 'attributes',
       inode: found.inode,
@@ -254,6 +261,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     });
     // A time of access that cannot be noted must not fail the read.
     noted.catch(() => {});
+    return true;
   }
 
   if (metadata.status().version === 0) {
@@ -392,11 +400,21 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       }
       const written = data.write(file, start, fitting, caller.mount);
       file.capabilityFree = true;
-      return clearPrivileges(caller, found).then(() => written);
+      return clearPrivileges(found).then(() => written);
     },
-    allocate: (caller, inode, mode, range) => ranges.allocate(caller, inode, mode, range),
+    async allocate(caller, inode, mode, range) {
+      await ranges.allocate(caller, inode, mode, range);
+      if (caller.uid !== 0) await clearPrivileges(row(inode));
+    },
     seek: (inode, offset, whence) => ranges.seek(inode, offset, whence),
-    copyRange: (caller, from, to, length) => ranges.copyRange(caller, from, to, length),
+    async copyRange(caller, from, to, length) {
+      const copied = await ranges.copyRange(caller, from, to, length);
+      // The kernel that asked takes its atime for right.
+      if (copied > 0 && noteAccess(row(from.inode)))
+        emit({ kind: 'attributes', inode: from.inode, mount: NO_MOUNT });
+      if (copied > 0 && caller.uid !== 0) await clearPrivileges(row(to.inode));
+      return copied;
+    },
 
     readdir(inode, cookie, limit) {
       const directory = row(inode);
@@ -407,7 +425,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       if (left > 0) entries.push(...reads.list(inode, Math.max(cookie, 2), left));
       return entries;
     },
-    touchAccess: (_caller, inode) => noteAccess(row(inode)),
+    touchAccess: (_caller, inode) => void noteAccess(row(inode)),
     statfs() {
       const usage = chunks.usage();
       const { inodes } = metadata.status();
@@ -465,6 +483,14 @@ const CAPABILITY = Buffer.from('security.capability');
 function withoutPrivileges(mode: number): number {
   const cleared = mode & ~SETUID;
   return (cleared & GROUP_EXECUTE) === 0 ? cleared : cleared & ~SETGID;
+}
+
+/** The time that a program asked for: the nearest that can be kept, as the kernel does for its own file systems. */
+function asked(time: Timestamp | 'now', now: Timestamp): Timestamp {
+  if (time === 'now') return now;
+  if (time.seconds >= SECONDS_MAX) return { seconds: SECONDS_MAX, nanoseconds: 0 };
+  if (time.seconds < -SECONDS_MAX) return { seconds: -SECONDS_MAX, nanoseconds: 0 };
+  return time;
 }
 
 function isNewer(a: Timestamp, b: Timestamp): boolean {

@@ -32,8 +32,9 @@ export function rangeOperations(context: Context): Pick<FileSystem, 'allocate' |
     if (mode.kind === 'allocate') {
       // Chunks are immutable: space for later writes cannot be set aside, only found to be there now.
       chunks.reserve(length);
-      if (mode.keepSize || end <= found.size) return;
-      await metadata.propose({ kind: 'attributes', inode, size: end, mtime: time, xattrs: [], time });
+      const grows = !mode.keepSize && end > found.size;
+      const size = grows ? { size: end } : {};
+      await metadata.propose({ kind: 'attributes', inode, ...size, mtime: time, xattrs: [], time });
     } else {
       const keepSize = mode.kind === 'punch-hole' || mode.keepSize;
       const sizeAtLeast = keepSize ? 0 : end;

@@ -10,7 +10,7 @@
 import { writeSync } from 'node:fs';
 import type { Attributes, FileSystem, MaybePromise } from '../../filesystem/interface.ts';
 import { FsError, ERRNO, systemErrorCode } from '../../protocol/errors.ts';
-import type { MountId } from '../../protocol/ids.ts';
+import type { Inode, MountId } from '../../protocol/ids.ts';
 import type { Log } from '../../runtime/log.ts';
 import { type BufferPool, createBufferPool } from './buffers.ts';
 import { OUT_HEADER_BYTES, put64 } from './protocol.ts';
@@ -37,6 +37,10 @@ export interface Session {
   /** Who locked ranges through a file handle. */
   readonly rangeOwners: Map<number, Set<bigint>>;
   lastHandle: number;
+  /** How often each file is open for writing: only such a file can have dirty pages in the kernel. */
+  readonly writers: Map<Inode, number>;
+  /** Makes the kernel send what was written through mappings of the file; false when it took too long. */
+  writeBack: (inode: Inode) => Promise<boolean>;
   readonly buffers: BufferPool;
   /** The one small reply under construction: replies are written before anything else runs. */
   readonly words: Uint32Array;
@@ -57,6 +61,8 @@ export function createSession(options: {
     pending: new Map(),
     rangeOwners: new Map(),
     lastHandle: 0,
+    writers: new Map(),
+    writeBack: () => Promise.resolve(false),
     buffers: createBufferPool(),
     words: new Uint32Array(small),
     bytes: Buffer.from(small),
