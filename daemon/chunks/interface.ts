@@ -41,13 +41,17 @@ export interface ChunkStore {
    * pinned: garbage collection leaves it alone until `unpin`. `data` must not change until the answer; a
    * Buffer over a SharedArrayBuffer is hashed and written by a worker without a copy. Content that is
    * already there is compared byte by byte (once, while its file does not change), kept when equal, and set aside and replaced when damaged.
+   * `promised`: room was set aside for the data, so half of the free-space reserve is theirs as well.
    * Errors: FsError ENOSPC below the free-space reserve, EIO or EROFS from the disk.
    */
-  store(data: Buffer): Promise<ChunkHash>;
+  store(data: Buffer, promised?: boolean): Promise<ChunkHash>;
   /** Ends one pin of `store`. */
   unpin(hash: ChunkHash): void;
-  /** Throws FsError ENOSPC when `bytes` more would go below the reserve. Cheap: statfs is cached for a moment. */
-  reserve(bytes: number): void;
+  /**
+   * Throws FsError ENOSPC when `bytes` more would go below the reserve, or use some of `kept` bytes that are promised
+   * to others. Cheap: statfs is cached for a moment.
+   */
+  reserve(bytes: number, kept?: number): void;
   usage(): ChunkUsage;
 
   /**

@@ -41,15 +41,14 @@ import type {
 } from './interface.ts';
 import { lockTable } from './locks.ts';
 import { type Maintenance, startMaintenance } from './maintenance.ts';
+import { CAPABILITY, clearPrivileges, SETGID, SETUID, withoutPrivileges } from './privileges.ts';
 import { rangeOperations } from './ranges.ts';
+import { openRoom } from './room.ts';
 import { xattrOperations } from './xattrs.ts';
 
 const TYPE_MASK = 0o170000;
 const DIRECTORY = 0o040000;
 const SYMLINK = 0o120000;
-const SETUID = 0o4000;
-const SETGID = 0o2000;
-const GROUP_EXECUTE = 0o010;
 const BLOCK_BYTES = 4096;
 const RELATIME_SECONDS = 24 * 60 * 60;
 /** How often a truncate flushes a file that is written at the same time before it goes ahead. */
@@ -80,7 +79,9 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     emit,
     onSmallExtents: (inode, offset) => maintenance.noteSmallExtents(inode, offset),
   });
-  const context: Context = { ...options, data, emit, row, settle };
+  const parts = { ...options, data, emit, row, settle };
+  const room = openRoom(parts);
+  const context: Context = { ...parts, room };
   const maintenance = startMaintenance(context);
   const ranges = rangeOperations(context);
   const xattrs = xattrOperations(context);
@@ -107,7 +108,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       gid: found.gid,
       rdev: found.rdev,
       size: (found.mode & TYPE_MASK) === DIRECTORY ? BLOCK_BYTES : size,
-      blocks: Math.ceil(stored / 512),
+      blocks: Math.ceil((stored + reads.allocated(found.inode, 0, FILE_BYTES_MAX)) / 512),
       atime: found.atime,
       mtime: modified ?? found.mtime,
       ctime: modified !== undefined && isNewer(modified, found.ctime) ? modified : found.ctime,
@@ -224,21 +225,6 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     }
     changedInode(caller, inode);
     return attributes(row(inode));
-  }
-
-  async function clearPrivileges(found: InodeRow): Promise<void> {
-    const mode = withoutPrivileges(found.mode);
-    const capability = reads.xattr(found.inode, CAPABILITY) !== undefined;
-    if (mode === found.mode && !capability) return;
-    await metadata.propose({
-      kind: 'attributes',
-      inode: found.inode,
-      ...(mode === found.mode ? {} : { mode }),
-      xattrs: capability ? [{ name: CAPABILITY, value: null }] : [],
-      time: clock.now(),
-    });
-    // The kernel that wrote does not know that the bits are gone.
-    emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
   }
 
   /**
@@ -389,7 +375,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
         start + bytes.byteLength > FILE_BYTES_MAX ? bytes.subarray(0, FILE_BYTES_MAX - start) : bytes;
       const readOnly = metadata.status().readOnly;
       if (readOnly !== undefined) throw new FsError('EROFS', readOnly);
-      chunks.reserve(fitting.byteLength);
+      room.write(inode, start, fitting.byteLength);
       // Another mount has grown the file: the kernel wrote its page at the wrong place.
       if (start !== offset) emit({ kind: 'data', inode, offset: 0, length: 0, mount: NO_MOUNT });
       const privileged = flags.killPrivileges && (found.mode & (SETUID | SETGID)) !== 0;
@@ -400,11 +386,11 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       }
       const written = data.write(file, start, fitting, caller.mount);
       file.capabilityFree = true;
-      return clearPrivileges(found).then(() => written);
+      return clearPrivileges(context, found).then(() => written);
     },
     async allocate(caller, inode, mode, range) {
       await ranges.allocate(caller, inode, mode, range);
-      if (caller.uid !== 0) await clearPrivileges(row(inode));
+      if (caller.uid !== 0) await clearPrivileges(context, row(inode));
     },
     seek: (inode, offset, whence) => ranges.seek(inode, offset, whence),
     async copyRange(caller, from, to, length) {
@@ -412,7 +398,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       // The kernel that asked takes its atime for right.
       if (copied > 0 && noteAccess(row(from.inode)))
         emit({ kind: 'attributes', inode: from.inode, mount: NO_MOUNT });
-      if (copied > 0 && caller.uid !== 0) await clearPrivileges(row(to.inode));
+      if (copied > 0 && caller.uid !== 0) await clearPrivileges(context, row(to.inode));
       return copied;
     },
 
@@ -429,7 +415,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     statfs() {
       const usage = chunks.usage();
       const { inodes } = metadata.status();
-      const free = Math.floor(usage.availableBytes / BLOCK_BYTES);
+      const free = Math.floor(Math.max(0, usage.availableBytes - room.kept()) / BLOCK_BYTES);
       return {
         blockBytes: BLOCK_BYTES,
         blocks: Math.floor(usage.diskBytes / BLOCK_BYTES),
@@ -477,14 +463,6 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
 
 const DOT = Buffer.from('.');
 const DOT_DOT = Buffer.from('..');
-const CAPABILITY = Buffer.from('security.capability');
-
-/** Without setuid, and without setgid where it means "run as the group" (the group may execute). */
-function withoutPrivileges(mode: number): number {
-  const cleared = mode & ~SETUID;
-  return (cleared & GROUP_EXECUTE) === 0 ? cleared : cleared & ~SETGID;
-}
-
 /** The time that a program asked for: the nearest that can be kept, as the kernel does for its own file systems. */
 function asked(time: Timestamp | 'now', now: Timestamp): Timestamp {
   if (time === 'now') return now;

@@ -27,7 +27,7 @@ import type { ChunkHash, Inode } from '../protocol/ids.ts';
 import type { Operation } from '../protocol/operations.ts';
 import type { Log } from '../runtime/log.ts';
 import { type Outcome, openApply } from './apply.ts';
-import type { Payload, Totals } from './apply-extents.ts';
+import type { Payload } from './apply-extents.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
 import { closeUntouched, diskBytes, isFull, openDatabase, openError, openSettings } from './open-database.ts';
@@ -62,11 +62,14 @@ const EPOCH = 1;
 type LogBody = [epoch: number, operation: Operation, payload: [ChunkHash, Uint8Array][]];
 
 export interface MetadataStatus {
-  /** Last operation, and the last one that SQLite holds durably. */
+  /** Last operation, the last one that is durable, and the last one that SQLite holds durably. */
   readonly version: number;
+  readonly durableVersion: number;
   readonly checkpointedVersion: number;
   readonly inodes: number;
   readonly storedBytes: number;
+  /** Set aside by fallocate for content to come. */
+  readonly allocatedBytes: number;
   readonly logBytes: number;
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
@@ -124,7 +127,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
   const database = openDatabase(databasePath, options.create);
   const reads = metadataReads(database);
   const settings = openSettings(database, databasePath);
-  const totals: Totals = { inodes: settings.get('inodes'), stored: settings.get('stored') };
+  const totals = settings.totals();
   const unsettled = unsettledChunks();
   const apply = openApply(database, reads, totals, unsettled);
   const packr = new Packr({ useRecords: false });
@@ -460,9 +463,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
     },
     status: () => ({
       version,
+      durableVersion,
       checkpointedVersion,
       inodes: totals.inodes,
       storedBytes: totals.stored,
+      allocatedBytes: totals.allocated,
       logBytes: operationLog.bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly,

@@ -35,7 +35,7 @@ export function openDatabase(file: string, create: boolean): DatabaseSync {
   }
 }
 
-type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'next_inode';
+type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'allocated' | 'next_inode';
 
 export function openSettings(database: DatabaseSync, file: string) {
   try {
@@ -44,7 +44,7 @@ export function openSettings(database: DatabaseSync, file: string) {
       values.set(row[0] as string, row[1] as number);
     }
     const get = (key: SettingKey) => defined(values.get(key), `setting ${key} is there`);
-    for (const key of ['version', 'settled', 'inodes', 'stored', 'next_inode'] as const) {
+    for (const key of ['version', 'settled', 'inodes', 'stored', 'allocated', 'next_inode'] as const) {
       assert(Number.isSafeInteger(get(key)), `setting ${key} is a number`);
     }
     const update = database.prepare('UPDATE setting SET value = ? WHERE key = ?');
@@ -52,6 +52,11 @@ export function openSettings(database: DatabaseSync, file: string) {
     let settled = get('settled');
     return {
       get,
+      totals: (): Totals => ({
+        inodes: get('inodes'),
+        stored: get('stored'),
+        allocated: get('allocated'),
+      }),
       /** As it is now; operations from the log may have moved it. */
       nextInode: () => defined(next.get(), 'setting next_inode is there')[0] as number,
       /** `settled` as of the last save. */
@@ -61,6 +66,7 @@ export function openSettings(database: DatabaseSync, file: string) {
         update.run(settledNow, 'settled');
         update.run(totals.inodes, 'inodes');
         update.run(totals.stored, 'stored');
+        update.run(totals.allocated, 'allocated');
         settled = settledNow;
       },
     };

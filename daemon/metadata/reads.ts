@@ -36,6 +36,14 @@ export interface MetadataReads {
   xattrs(inode: Inode): { name: Uint8Array; value: Uint8Array }[];
   /** An operation brought an extended attribute. */
   noteXattr(): void;
+  /** Bytes of `start` to `end` that fallocate set aside and that have no content. */
+  allocated(inode: Inode, start: number, end: number): number;
+  /** Bytes of `start` to `end` that extents cover. */
+  stored(inode: Inode, start: number, end: number): number;
+  /** Offset of the extent that is `count` extents after `start`, if there are so many. */
+  extentAfter(inode: Inode, start: number, count: number): number | undefined;
+  /** An operation brought an allocation. */
+  noteAllocation(): void;
   isOrphan(inode: Inode): boolean;
   orphans(limit: number): Inode[];
   unreferencedChunks(limit: number): { hash: ChunkHash; bytes: number }[];
@@ -71,6 +79,21 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
   const xattrs = query(database, 'SELECT name, value FROM xattr WHERE inode = ? ORDER BY name');
   // `ls -l` asks each file for its ACL, and mostly there is no attribute anywhere: that answer costs nothing.
   let anyXattr = query(database, 'SELECT 1 FROM xattr LIMIT 1').get() !== undefined;
+  const overlap = (table: string) =>
+    query(
+      database,
+      `SELECT coalesce(sum(min(offset + length, ?3) - max(offset, ?2)), 0) FROM ${table}
+       WHERE inode = ?1 AND offset < ?3 AND offset + length > ?2 AND offset >= coalesce(
+         (SELECT max(e.offset) FROM ${table} e WHERE e.inode = ?1 AND e.offset <= ?2), 0)`,
+    );
+  const extentAfter = query(
+    database,
+    'SELECT offset FROM extent WHERE inode = ? AND offset > ? ORDER BY offset LIMIT 1 OFFSET ?',
+  );
+  const allocated = overlap('allocation');
+  const stored = overlap('extent');
+  // As with attributes: mostly there are none, and then nothing is looked up.
+  let anyAllocation = query(database, 'SELECT 1 FROM allocation LIMIT 1').get() !== undefined;
   const orphan = query(database, 'SELECT 1 FROM orphan WHERE inode = ?');
   const orphans = query(database, 'SELECT inode FROM orphan ORDER BY inode LIMIT ?');
   const unreferenced = query(database, 'SELECT hash, bytes FROM chunk WHERE refs = 0 ORDER BY chunk LIMIT ?');
@@ -107,6 +130,13 @@ export function metadataReads(database: DatabaseSync): MetadataReads {
       xattrs.all(number).map((row) => ({ name: row[0] as Uint8Array, value: row[1] as Uint8Array })),
     noteXattr() {
       anyXattr = true;
+    },
+    allocated: (number, start, end) =>
+      anyAllocation ? (allocated.get(number, start, end)?.[0] as number) : 0,
+    stored: (number, start, end) => stored.get(number, start, end)?.[0] as number,
+    extentAfter: (number, start, count) => extentAfter.get(number, start, count)?.[0] as number | undefined,
+    noteAllocation() {
+      anyAllocation = true;
     },
     isOrphan: (number) => orphan.get(number) !== undefined,
     orphans: (limit) => orphans.all(limit).map((row) => row[0] as Inode),

@@ -8,7 +8,8 @@
  * file's extents. `inode.parent` is the `..` of a directory and 0 for everything else.
  *
  * `setting` says which state this is: `version` is the last operation that is in it, `settled` the last one
- * whose small chunks are all in `small.db`, `inodes` and `stored` are running totals.
+ * whose small chunks are all in `small.db`, `inodes`, `stored` and `allocated` are running totals. `allocation` holds
+ * the ranges that fallocate set aside and that have no content yet.
  *
  * The root directory has mode 16877 (040755).
  *
@@ -70,6 +71,15 @@ const MIGRATIONS: readonly string[] = [
   CREATE TABLE setting (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
   INSERT INTO setting VALUES ('next_inode', 2), ('version', 0), ('settled', 0), ('inodes', 1), ('stored', 0);
   INSERT INTO inode VALUES (1, 16877, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, NULL);
+  `,
+  `
+  CREATE TABLE allocation (
+    inode INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    PRIMARY KEY (inode, offset)
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO setting VALUES ('allocated', 0);
   `,
 ];
 

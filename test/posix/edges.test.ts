@@ -84,6 +84,31 @@ scenario('fallocate moves mtime and ctime, also within the file and with KEEP_SI
   }
 });
 
+scenario('fallocate counts in st_blocks until the space is cut off, punched or written', (at) => {
+  const blocks = (): number => Number(stat(at('x')).blocks) * 512;
+  const fd = sys.open(at('x'), O.CREAT | O.RDWR);
+  const MIB = 1 << 20;
+  sys.fallocate(fd, FALLOC.KEEP_SIZE, 0, 3 * MIB);
+  assert.equal(stat(at('x')).size, 0n);
+  assert.equal(blocks(), 3 * MIB);
+  sys.fallocate(fd, 0, 0, 2 * MIB);
+  assert.equal(stat(at('x')).size, BigInt(2 * MIB));
+  assert.equal(blocks(), 3 * MIB);
+  sys.pwrite(fd, Buffer.alloc(MIB, 1), 0);
+  sys.syncFile(fd);
+  assert.equal(blocks(), 3 * MIB);
+  sys.fallocate(fd, FALLOC.PUNCH_HOLE | FALLOC.KEEP_SIZE, 0, MIB);
+  assert.equal(blocks(), 2 * MIB);
+  sys.ftruncate(fd, MIB + 4096);
+  assert.equal(blocks(), 4096);
+  sys.fallocate(fd, FALLOC.ZERO_RANGE, 0, MIB);
+  assert.equal(blocks(), MIB + 4096);
+  const zeros = Buffer.alloc(MIB, 1);
+  sys.pread(fd, zeros, 0);
+  assert.ok(zeros.every((byte) => byte === 0));
+  sys.close(fd);
+});
+
 scenario('copy_file_range counts as a read of its source', (at) => {
   writeFileSync(at('source'), 'content');
   const before = stat(at('source')).atimeNs;
