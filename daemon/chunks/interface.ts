@@ -43,6 +43,8 @@ export interface StoreOptions {
   readonly onHash?: (hash: ChunkHash) => void;
   /** The hash that the bytes must have; others are refused (FsError EIO) and nothing is written. */
   readonly expected?: ChunkHash;
+  /** Room was set aside for the data, so half of the free-space reserve is theirs as well. Default false. */
+  readonly promised?: boolean;
 }
 
 /** A large chunk that this disk does not have, or not any more because it was damaged and set aside. */
@@ -67,8 +69,11 @@ export interface ChunkStore {
   hash(data: Buffer): Promise<ChunkHash>;
   /** Ends one pin of `store`. */
   unpin(hash: ChunkHash): void;
-  /** Throws FsError ENOSPC when `bytes` more would go below the reserve. Cheap: statfs is cached for a moment. */
-  reserve(bytes: number): void;
+  /**
+   * Throws FsError ENOSPC when `bytes` more would go below the reserve, or use some of `kept` bytes that are promised
+   * to others. Cheap: statfs is cached for a moment.
+   */
+  reserve(bytes: number, kept?: number): void;
   usage(): ChunkUsage;
 
   /**

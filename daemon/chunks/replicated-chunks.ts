@@ -217,7 +217,7 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     store,
     hash: (data) => local.hash(data),
     unpin: (hash) => local.unpin(hash),
-    reserve: (bytes) => local.reserve(bytes),
+    reserve: (bytes, kept) => local.reserve(bytes, kept),
     usage: () => local.usage(),
     read,
     readAtOnce: (chunk, offset, target) => local.readAtOnce(chunk, offset, target),

@@ -17,10 +17,13 @@ const RESERVE_SHARE = 0.05;
 const STATFS_AGE_MS_MAX = 250;
 
 export interface SpaceGuard {
-  /** Throws FsError ENOSPC when `bytes` more would go below the reserve; else counts them as used. */
-  reserve(bytes: number): void;
-  /** As `reserve`, where `unwritten` bytes that were let through before have not reached the disk yet. */
-  admit(bytes: number, unwritten: number): void;
+  /** Throws FsError ENOSPC when `bytes` more would go below the reserve and `kept` bytes; else counts them as used. */
+  reserve(bytes: number, kept?: number): void;
+  /**
+   * As `reserve`, where `unwritten` bytes that were let through before have not reached the disk yet. Data that room
+   * was `promised` for may use half of the reserve: what came between (log, rows) must not break the promise.
+   */
+  admit(bytes: number, options: { unwritten: number; promised: boolean }): void;
   usage(): ChunkUsage;
 }
 
@@ -28,13 +31,18 @@ export function openSpaceGuard(directory: string, clock: Clock): SpaceGuard {
   let cached: ChunkUsage | undefined;
   let askedAtMs = 0;
   let reservedSince = 0;
+  let reserveBytes = 0;
 
   function ask(): ChunkUsage {
     const { bsize, blocks, bavail } = statfsSync(directory);
     const diskBytes = blocks * bsize;
     const diskFreeBytes = bavail * bsize;
-    const kept = Math.max(RESERVE_BYTES_MIN, Math.min(RESERVE_BYTES_MAX, diskBytes * RESERVE_SHARE));
-    cached = { diskBytes, diskFreeBytes, availableBytes: Math.max(0, Math.floor(diskFreeBytes - kept)) };
+    reserveBytes = Math.max(RESERVE_BYTES_MIN, Math.min(RESERVE_BYTES_MAX, diskBytes * RESERVE_SHARE));
+    cached = {
+      diskBytes,
+      diskFreeBytes,
+      availableBytes: Math.max(0, Math.floor(diskFreeBytes - reserveBytes)),
+    };
     askedAtMs = clock.monotonicMs();
     reservedSince = 0;
     return cached;
@@ -53,12 +61,13 @@ export function openSpaceGuard(directory: string, clock: Clock): SpaceGuard {
   }
 
   return {
-    reserve(bytes) {
-      require(bytes);
+    reserve(bytes, kept = 0) {
+      require(bytes + kept);
       reservedSince += bytes;
     },
-    admit(bytes, unwritten) {
-      require(bytes + unwritten);
+    admit(bytes, { unwritten, promised }) {
+      const more = bytes + unwritten;
+      if (!promised || ask().diskFreeBytes - reserveBytes / 2 < more) require(more);
       reservedSince += bytes;
     },
     usage() {

@@ -141,13 +141,16 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     else pins.set(hash, count - 1);
   }
 
-  async function store(data: Buffer, { onHash, expected }: StoreOptions): Promise<ChunkHash> {
+  async function store(
+    data: Buffer,
+    { onHash, expected, promised = false }: StoreOptions,
+  ): Promise<ChunkHash> {
     assert(data.length <= CHUNK_BYTES_MAX, 'a chunk has at most CHUNK_BYTES_MAX bytes');
     assert(
       bytesInFlight + data.length <= STORE_BYTES_IN_FLIGHT_MAX,
       `at most ${STORE_BYTES_IN_FLIGHT_MAX} bytes are being stored`,
     );
-    space.admit(data.length, bytesInFlight);
+    space.admit(data.length, { unwritten: bytesInFlight, promised });
     bytesInFlight += data.length;
     const copy = data.buffer instanceof SharedArrayBuffer ? undefined : copyOf(data);
     try {
@@ -285,7 +288,7 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     store: (data, options = {}) => track(() => store(data, options)),
     hash: (data) => track(() => hashOnly(data)),
     unpin,
-    reserve: (bytes) => space.reserve(bytes),
+    reserve: (bytes, kept) => space.reserve(bytes, kept),
     usage: () => space.usage(),
     read: (chunk, offset, target) => track(() => reader.read(chunk, offset, target)),
     readAtOnce: (chunk, offset, target) => reader.readAtOnce(chunk, offset, target),

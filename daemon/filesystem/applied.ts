@@ -37,6 +37,11 @@ export function invalidationsOf(operation: Operation, outcome: OperationOutcome)
         attributes(operation.inode),
       ];
     }
+    case 'allocate':
+      return [
+        ...(operation.zero ? [bytes(operation.inode, operation.offset, operation.length)] : []),
+        attributes(operation.inode),
+      ];
     case 'punch':
       return [bytes(operation.inode, operation.offset, operation.length), attributes(operation.inode)];
     case 'copy':
@@ -57,6 +62,7 @@ export function changedContent(operation: Operation): Inode | undefined {
   switch (operation.kind) {
     case 'write':
     case 'punch':
+    case 'allocate':
     case 'fold':
       return operation.inode;
     case 'copy':

@@ -20,7 +20,7 @@ import { FsError } from '../protocol/errors.ts';
 import type { Inode, MountId, NodeId } from '../protocol/ids.ts';
 import type { LockAnswer, LockCall, LockSpan, LockTableName } from '../protocol/peer-api.ts';
 import type { Log } from '../runtime/log.ts';
-import type { LockOwner, RangeLock } from './interface.ts';
+import { LOCK_END, type LockOwner, type RangeLock } from './interface.ts';
 import { type HeldSpan, type Locks, type LockTable, lockTable } from './locks.ts';
 
 /** How long a new leader gives nothing while nodes have not told what they hold. */
@@ -64,8 +64,8 @@ export function mountBase(memberNumber: number): number {
 export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
   const { log } = options;
   const tables: Record<LockTableName, LockTable> = {
-    range: lockTable({ detectDeadlock: true }),
-    flock: lockTable({ detectDeadlock: false }),
+    range: lockTable({ flock: false }),
+    flock: lockTable({ flock: true }),
   };
   const ofNode = (number: number) => (mount: MountId) => Math.floor(mount / MOUNTS_PER_NODE) === number;
   const isOwn = ofNode(options.self.number);
@@ -177,16 +177,16 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
     switch (call.call) {
       case 'get': {
         const { table, inode } = call.span;
-        const found = tables[table].test(inode, ownerOf(call.span), call.span);
+        const found = tables[table].test(inode, ownerOf(call.span), rangeOf(call.span));
         return {
           kind: 'conflict',
-          span: found === undefined ? null : { ...call.span, ...found },
+          span: found === undefined ? null : spanOf(table, inode, ownerOf(call.span), found),
         };
       }
       case 'set': {
         const { table, inode } = call.span;
         try {
-          await tables[table].set(inode, ownerOf(call.span), call.span, { wait: call.wait, signal });
+          await tables[table].set(inode, ownerOf(call.span), rangeOf(call.span), { wait: call.wait, signal });
           return { kind: 'done' };
         } catch (error) {
           if (error instanceof FsError && isLockCode(error.code))
@@ -208,7 +208,7 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
     for (const span of spans) {
       try {
         // Nothing waits: what somebody else got meanwhile is lost.
-        void tables[span.table].set(span.inode, ownerOf(span), span, { wait: false });
+        void tables[span.table].set(span.inode, ownerOf(span), rangeOf(span), { wait: false });
       } catch {
         log.warn('a lock was lost while its node was away: another node holds it now', {
           inode: span.inode,
@@ -224,9 +224,17 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
     return options.alone() || (options.leader().kind === 'self' && grace === undefined);
   }
 
+  function changesKind(inode: Inode, owner: LockOwner, lock: RangeLock): boolean {
+    if (!tables.flock.holds(inode, owner)) return false;
+    const held = tables.flock.held((mount) => mount === owner.mount);
+    return held.some(
+      (span) => span.inode === inode && span.owner.owner === owner.owner && span.type !== lock.type,
+    );
+  }
+
   function record(span: LockSpan): void {
     try {
-      void tables[span.table].set(span.inode, ownerOf(span), span, { wait: false });
+      void tables[span.table].set(span.inode, ownerOf(span), rangeOf(span), { wait: false });
     } catch {
       // A local owner whose unlock is on its way still stands in the record; the leader's word counts.
       tables[span.table].drop(span.inode, ownerOf(span));
@@ -261,8 +269,7 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
       const span = spanOf('range', inode, owner, lock);
       return ask({ call: 'get', span }, false, undefined).then((answer) => {
         if (answer.kind !== 'conflict' || answer.span === null) return undefined;
-        const { start, end, type, pid } = answer.span;
-        return { start, end, type, pid };
+        return rangeOf(answer.span);
       });
     },
     set(inode, owner, lock, { wait, flock, signal }) {
@@ -270,18 +277,20 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
       if (isAuthority()) return tables[name].set(inode, owner, lock, { wait, signal });
       if (lock.type === 'unlock' && !tables[name].holds(inode, owner)) return undefined;
       const span = spanOf(name, inode, owner, lock);
-      // It is ours no more from now on, whatever becomes of the message: the next assert leaves it out.
+      // It is ours no more from now on, whatever becomes of the message: the next assert leaves it out. Another kind of
+      // flock gives up the old one, also when it is refused.
       if (lock.type === 'unlock') record(span);
+      else if (flock && changesKind(inode, owner, lock)) tables.flock.drop(inode, owner);
       return setThroughLeader(span, wait, signal);
     },
     drop(inode, owner) {
       if (!tables.range.holds(inode, owner)) return undefined;
-      const all: RangeLock = { start: 0, end: Number.MAX_SAFE_INTEGER, type: 'unlock', pid: 0 };
+      const all: RangeLock = { start: 0n, end: LOCK_END, type: 'unlock', pid: 0 };
       return this.set(inode, owner, all, { wait: false, flock: false });
     },
     releaseFlock(inode, owner) {
       if (!tables.flock.holds(inode, owner)) return;
-      const all: RangeLock = { start: 0, end: Number.MAX_SAFE_INTEGER, type: 'unlock', pid: 0 };
+      const all: RangeLock = { start: 0n, end: LOCK_END, type: 'unlock', pid: 0 };
       const released = this.set(inode, owner, all, { wait: false, flock: true });
       if (released !== undefined) {
         // Nobody waits for a release; a leader that did not hear of it hears of it by the next assert.
@@ -323,8 +332,14 @@ export function clusterLocks(options: ClusterLocksOptions): ClusterLocks {
 }
 
 function spanOf(table: LockTableName, inode: Inode, owner: LockOwner, lock: RangeLock): LockSpan {
-  const { start, end, type, pid } = lock;
-  return { table, inode, mount: owner.mount, owner: String(owner.owner), start, end, type, pid };
+  return {
+    ...{ table, inode, mount: owner.mount, owner: String(owner.owner) },
+    ...{ start: String(lock.start), end: String(lock.end), type: lock.type, pid: lock.pid },
+  };
+}
+
+function rangeOf({ start, end, type, pid }: LockSpan): RangeLock {
+  return { start: BigInt(start), end: BigInt(end), type, pid };
 }
 
 function wireSpan(table: LockTableName, span: HeldSpan): LockSpan {

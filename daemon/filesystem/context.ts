@@ -9,6 +9,7 @@ import type { Log } from '../runtime/log.ts';
 import type { FileData } from './file-data.ts';
 import type { Invalidation } from './interface.ts';
 import type { Locks } from './locks.ts';
+import type { Room } from './room.ts';
 
 export interface FileSystemOptions {
   readonly metadata: Metadata;
@@ -39,6 +40,8 @@ export interface Context extends FileSystemOptions {
   readonly emit: (event: Invalidation) => void;
   /** The inode's row; ESTALE when it is gone. */
   readonly row: (inode: Inode) => InodeRow;
+  /** Where new content may go. */
+  readonly room: Room;
   /** Nothing of the file is only in memory when this resolves. */
   readonly settle: (inode: Inode) => Promise<void>;
 }

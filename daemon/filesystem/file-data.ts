@@ -204,12 +204,16 @@ export function fileData(options: FileDataOptions): FileData {
     earlier: Promise<void> | undefined,
   ): Promise<void> {
     const pinned: ChunkHash[] = [];
+    const isPromised = ({ offset, length }: Segment) =>
+      metadata.reads.allocated(file.inode, offset, offset + length) > 0;
     try {
       const large = segments.filter((segment) => segment.length > SMALL_CHUNK_BYTES_MAX);
       const extents: NewExtent[] = [];
       if (large.length > 0) {
         const stored = await Promise.allSettled(
-          large.map((segment) => chunks.store(segment.buffer.subarray(0, segment.length))),
+          large.map((segment) =>
+            chunks.store(segment.buffer.subarray(0, segment.length), { promised: isPromised(segment) }),
+          ),
         );
         for (const [index, result] of stored.entries()) {
           const segment = large[index];

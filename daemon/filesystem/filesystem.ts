@@ -24,14 +24,13 @@ import {
   SMALL_CHUNK_BYTES_MAX,
   SYMLINK_BYTES_MAX,
 } from '../protocol/ids.ts';
-import type { Operation, XattrChange } from '../protocol/operations.ts';
-import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
+import type { Operation } from '../protocol/operations.ts';
+import { ACL_DEFAULT, inheritAcl } from './acl.ts';
 import { changedContent, invalidationsOf } from './applied.ts';
 import type { Context, FileSystemOptions } from './context.ts';
 import { dots } from './dot-entries.ts';
 import { fileData } from './file-data.ts';
 import type {
-  AttributeChanges,
   Attributes,
   Caller,
   FileSystem,
@@ -40,11 +39,14 @@ import type {
   MaybePromise,
   NewNode,
 } from './interface.ts';
-import { isAccessStale, isNewer, SETGID, SETUID, withoutPrivileges } from './inode-rules.ts';
+import { isAccessStale, isNewer, SETGID, SETUID } from './inode-rules.ts';
 import { keptCaches } from './kept-caches.ts';
 import { localLocks } from './locks.ts';
 import { type Maintenance, startMaintenance } from './maintenance.ts';
+import { CAPABILITY, clearPrivileges } from './privileges.ts';
 import { rangeOperations } from './ranges.ts';
+import { openRoom } from './room.ts';
+import { attributeSetter } from './set-attributes.ts';
 import { xattrOperations } from './xattrs.ts';
 
 const TYPE_MASK = 0o170000;
@@ -83,10 +85,13 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     emit,
     onSmallExtents: (inode, offset) => maintenance.noteSmallExtents(inode, offset),
   });
-  const context: Context = { ...options, data, emit, row, settle };
+  const parts = { ...options, data, emit, row, settle };
+  const room = openRoom(parts);
+  const context: Context = { ...parts, room };
   const maintenance = startMaintenance(context);
   const ranges = rangeOperations(context);
   const xattrs = xattrOperations(context);
+  const setattr = attributeSetter(context, attributes);
 
   function row(inode: Inode): InodeRow {
     const found = reads.inode(inode);
@@ -122,7 +127,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       gid: found.gid,
       rdev: found.rdev,
       size: (found.mode & TYPE_MASK) === DIRECTORY ? BLOCK_BYTES : size,
-      blocks: Math.ceil(stored / 512),
+      blocks: Math.ceil((stored + reads.allocated(found.inode, 0, FILE_BYTES_MAX)) / 512),
       atime: found.atime,
       mtime: modified ?? found.mtime,
       ctime: modified !== undefined && isNewer(modified, found.ctime) ? modified : found.ctime,
@@ -149,7 +154,8 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
   ): Promise<Attributes> {
     if (name !== null) checkName(name);
     const directory = reads.inode(parent);
-    if (directory === undefined) throw new FsError('ENOENT');
+    // A removed directory takes no new names; nor a file without one.
+    if (directory === undefined || directory.links === 0) throw new FsError('ENOENT');
     const isDirectory = (node.mode & TYPE_MASK) === DIRECTORY;
     const isSymlink = (node.mode & TYPE_MASK) === SYMLINK;
     const inheritsGroup = (directory.mode & SETGID) !== 0;
@@ -190,71 +196,10 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     if (outcome.removed.orphaned) maintenance.orphaned(outcome.removed.inode, caller.mount);
   }
 
-  async function setattr(caller: Caller, inode: Inode, changes: AttributeChanges): Promise<Attributes> {
-    if (changes.size !== undefined) {
-      if (changes.size > FILE_BYTES_MAX) throw new FsError('EFBIG');
-      await settle(inode);
-    }
-    const old = row(inode);
-    const type = old.mode & TYPE_MASK;
-    if (changes.size !== undefined && type === DIRECTORY) throw new FsError('EISDIR');
-    const time = clock.now();
-    let mode = changes.mode === undefined ? old.mode : type | (changes.mode & 0o7777);
-    const ownerChanges = changes.uid !== undefined || changes.gid !== undefined;
-    // A SETATTR that names nothing is chown(-1, -1): it clears the bits as any chown does.
-    const clears = ownerChanges || changes.killPrivileges === true || Object.keys(changes).length === 0;
-    if (clears && changes.mode === undefined && type !== DIRECTORY) mode = withoutPrivileges(mode);
-    const xattrChanges: XattrChange[] = [];
-    if (changes.mode !== undefined) {
-      const acl = reads.xattr(inode, ACL_ACCESS);
-      if (acl !== undefined) xattrChanges.push({ name: ACL_ACCESS, value: accessAclAfterChmod(acl, mode) });
-    }
-    if ((ownerChanges || changes.size !== undefined) && reads.xattr(inode, CAPABILITY) !== undefined) {
-      xattrChanges.push({ name: CAPABILITY, value: null });
-    }
-    const mtime = changes.mtime ?? (changes.size === undefined ? undefined : 'now');
-    const file = data.state(inode);
-    // An explicit time must not be overwritten by the time of an earlier write that is flushed later.
-    if (mtime !== undefined && file?.modified !== undefined && changes.size === undefined)
-      await settle(inode);
-    await metadata.propose({
-      kind: 'attributes',
-      inode,
-      ...(mode === old.mode ? {} : { mode }),
-      ...(changes.uid === undefined ? {} : { uid: changes.uid }),
-      ...(changes.gid === undefined ? {} : { gid: changes.gid }),
-      ...(changes.size === undefined ? {} : { size: changes.size }),
-      ...(changes.atime === undefined ? {} : { atime: changes.atime === 'now' ? time : changes.atime }),
-      ...(mtime === undefined ? {} : { mtime: mtime === 'now' ? time : mtime }),
-      xattrs: xattrChanges,
-      time,
-    });
-    if (changes.size !== undefined) {
-      data.changed(inode);
-      emit({ kind: 'data', inode, offset: changes.size, length: 0, mount: caller.mount });
-    }
-    changedInode(caller, inode);
-    return attributes(row(inode));
-  }
-
-  async function clearPrivileges(found: InodeRow): Promise<void> {
-    const mode = withoutPrivileges(found.mode);
-    const capability = reads.xattr(found.inode, CAPABILITY) !== undefined;
-    if (mode === found.mode && !capability) return;
-    await metadata.propose({
-      kind: 'attributes',
-      inode: found.inode,
-      ...(mode === found.mode ? {} : { mode }),
-      xattrs: capability ? [{ name: CAPABILITY, value: null }] : [],
-      time: clock.now(),
-    });
-    // The kernel that wrote does not know that the bits are gone.
-    emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
-  }
-
-  function noteAccess(found: InodeRow): void {
+  /** Notes an access if relatime says so; answers whether it did. */
+  function noteAccess(found: InodeRow): boolean {
     const now = clock.now();
-    if (!isAccessStale(found, now) || metadata.status().readOnly !== undefined) return;
+    if (!isAccessStale(found, now) || metadata.status().readOnly !== undefined) return false;
     const noted = metadata.propose({
       kind: 'attributes',
       inode: found.inode,
@@ -264,6 +209,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     });
     // A time of access that cannot be noted must not fail the read.
     noted.catch(() => {});
+    return true;
   }
 
   return {
@@ -376,7 +322,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
         start + bytes.byteLength > FILE_BYTES_MAX ? bytes.subarray(0, FILE_BYTES_MAX - start) : bytes;
       const readOnly = metadata.status().readOnly;
       if (readOnly !== undefined) throw new FsError('EROFS', readOnly);
-      chunks.reserve(fitting.byteLength);
+      room.write(inode, start, fitting.byteLength);
       // Another mount has grown the file: the kernel wrote its page at the wrong place.
       if (start !== offset) emit({ kind: 'data', inode, offset: 0, length: 0, mount: NO_MOUNT });
       const privileged = flags.killPrivileges && (found.mode & (SETUID | SETGID)) !== 0;
@@ -387,11 +333,21 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       }
       const written = data.write(file, start, fitting, caller.mount);
       file.capabilityFree = true;
-      return clearPrivileges(found).then(() => written);
+      return clearPrivileges(context, found).then(() => written);
     },
-    allocate: (caller, inode, mode, range) => ranges.allocate(caller, inode, mode, range),
+    async allocate(caller, inode, mode, range) {
+      await ranges.allocate(caller, inode, mode, range);
+      if (caller.uid !== 0) await clearPrivileges(context, row(inode));
+    },
     seek: (inode, offset, whence) => ranges.seek(inode, offset, whence),
-    copyRange: (caller, from, to, length) => ranges.copyRange(caller, from, to, length),
+    async copyRange(caller, from, to, length) {
+      const copied = await ranges.copyRange(caller, from, to, length);
+      // The kernel that asked takes its atime for right.
+      if (copied > 0 && noteAccess(row(from.inode)))
+        emit({ kind: 'attributes', inode: from.inode, mount: NO_MOUNT });
+      if (copied > 0 && caller.uid !== 0) await clearPrivileges(context, row(to.inode));
+      return copied;
+    },
 
     readdir(inode, cookie, limit) {
       const entries = dots(row(inode), cookie);
@@ -412,11 +368,11 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       }
       return listed;
     },
-    touchAccess: (_caller, inode) => noteAccess(row(inode)),
+    touchAccess: (_caller, inode) => void noteAccess(row(inode)),
     statfs() {
       const usage = options.cluster?.usage() ?? chunks.usage();
       const { inodes } = metadata.status();
-      const free = Math.floor(usage.availableBytes / BLOCK_BYTES);
+      const free = Math.floor(Math.max(0, usage.availableBytes - room.kept()) / BLOCK_BYTES);
       return {
         blockBytes: BLOCK_BYTES,
         blocks: Math.floor(usage.diskBytes / BLOCK_BYTES),
@@ -487,5 +443,3 @@ async function thenAlways(first: MaybePromise<void>, last: () => MaybePromise<vo
     await last();
   }
 }
-
-const CAPABILITY = Buffer.from('security.capability');

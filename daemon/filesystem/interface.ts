@@ -86,13 +86,16 @@ export interface OpenResult {
   readonly keepCache: boolean;
 }
 
-/** A byte range lock; `end` is inclusive, Number.MAX_SAFE_INTEGER means "to the end of the file". */
+/** A byte range lock; `end` is inclusive. Programs lock far beyond any size of a file, up to LOCK_END. */
 export interface RangeLock {
-  readonly start: number;
-  readonly end: number;
+  readonly start: bigint;
+  readonly end: bigint;
   readonly type: 'read' | 'write' | 'unlock';
   readonly pid: number;
 }
+
+/** "To the end of the file, however long it becomes": the largest offset there is. */
+export const LOCK_END = 2n ** 63n - 1n;
 
 /** Who holds a lock: the kernel's 64-bit owner, unique within one mount. */
 export interface LockOwner {

@@ -3,8 +3,9 @@
  * is alone; `cluster-locks.ts` puts the tables of several machines together.
  *
  * A range lock belongs to an owner (the kernel's id of the process's file table, within one mount); setting a
- * range replaces what the owner had there, splitting where needed. flock is the range of the whole file with
- * the open file description as owner. Whoever must wait stands in a queue and is tried again whenever a lock
+ * range replaces what the owner had there, splitting and joining where needed. flock is the range of the whole file
+ * with the open file description as owner; as on Linux, turning one kind into the other first gives up what is held,
+ * so that two who share and both want to be alone do not wait for each other for ever. Whoever must wait stands in a queue and is tried again whenever a lock
  * of the file goes; waiting ends with EINTR when the caller is interrupted, and is refused with EDEADLK when
  * the owners would wait for each other in a circle (fcntl only, as on Linux).
  */
@@ -19,8 +20,8 @@ const DEADLOCK_DEPTH_MAX = 64;
 interface HeldLock {
   readonly owner: string;
   readonly mount: MountId;
-  readonly start: number;
-  readonly end: number;
+  readonly start: bigint;
+  readonly end: bigint;
   readonly type: 'read' | 'write';
   readonly pid: number;
 }
@@ -58,8 +59,8 @@ export interface Locks {
 }
 
 export function localLocks(): Locks {
-  const ranges = lockTable({ detectDeadlock: true });
-  const flocks = lockTable({ detectDeadlock: false });
+  const ranges = lockTable({ flock: false });
+  const flocks = lockTable({ flock: true });
   return {
     get: (inode, owner, lock) => ranges.test(inode, owner, lock),
     set: (inode, owner, lock, { wait, flock, signal }) =>
@@ -100,7 +101,7 @@ export interface LockTable {
   count(): number;
 }
 
-export function lockTable(options: { detectDeadlock: boolean }): LockTable {
+export function lockTable(options: { flock: boolean }): LockTable {
   const files = new Map<Inode, FileLocks>();
   /** The waiter of an owner, to follow who waits for whom. */
   const waitingOwners = new Map<string, { inode: Inode; waiter: Waiter }>();
@@ -115,20 +116,23 @@ export function lockTable(options: { detectDeadlock: boolean }): LockTable {
     );
   }
 
-  /** Replaces what the owner holds in the range. */
+  /** Replaces what the owner holds in the range; what touches it and is of its type becomes one lock with it. */
   function place(file: FileLocks, owner: string, mount: MountId, lock: RangeLock): void {
     const held: HeldLock[] = [];
+    let { start, end } = lock;
     for (const old of file.held) {
-      if (old.owner !== owner || old.end < lock.start || old.start > lock.end) {
-        held.push(old);
-        continue;
+      if (old.owner !== owner || old.end + 1n < lock.start || old.start > lock.end + 1n) held.push(old);
+      else if (old.type === lock.type) {
+        if (old.start < start) start = old.start;
+        if (old.end > end) end = old.end;
+      } else {
+        if (old.start < lock.start)
+          held.push({ ...old, end: old.end < lock.start ? old.end : lock.start - 1n });
+        if (old.end > lock.end)
+          held.push({ ...old, start: old.start > lock.end ? old.start : lock.end + 1n });
       }
-      if (old.start < lock.start) held.push({ ...old, end: lock.start - 1 });
-      if (old.end > lock.end) held.push({ ...old, start: lock.end + 1 });
     }
-    if (lock.type !== 'unlock') {
-      held.push({ owner, mount, start: lock.start, end: lock.end, type: lock.type, pid: lock.pid });
-    }
+    if (lock.type !== 'unlock') held.push({ owner, mount, start, end, type: lock.type, pid: lock.pid });
     file.held = held;
   }
 
@@ -186,6 +190,11 @@ export function lockTable(options: { detectDeadlock: boolean }): LockTable {
         file = { held: [], waiting: [] };
         files.set(inode, file);
       }
+      if (options.flock && file.held.some((held) => held.owner === owner && held.type !== lock.type)) {
+        place(file, owner, lockOwner.mount, { ...lock, type: 'unlock' });
+        wake(inode, file);
+        files.set(inode, file);
+      }
       const blocker = lock.type === 'unlock' ? undefined : conflict(file, owner, lock);
       if (blocker === undefined) {
         place(file, owner, lockOwner.mount, lock);
@@ -193,7 +202,7 @@ export function lockTable(options: { detectDeadlock: boolean }): LockTable {
         return undefined;
       }
       if (!wait) throw new FsError('EAGAIN');
-      if (options.detectDeadlock && wouldDeadlock(owner, blocker)) throw new FsError('EDEADLK');
+      if (!options.flock && wouldDeadlock(owner, blocker)) throw new FsError('EDEADLK');
       if (signal?.aborted === true) throw new FsError('EINTR');
       const locks = file;
       return new Promise<void>((resolve, reject) => {

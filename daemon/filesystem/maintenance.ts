@@ -227,7 +227,7 @@ export function startMaintenance(context: Context): Maintenance {
     const last = found.at(-1);
     if (first === undefined || last === undefined) return false;
     const end = last.offset + last.length;
-    chunks.reserve(end - first.offset);
+    context.room.take(end - first.offset);
     const expected: NewExtent[] = found.map(({ offset, length, hash, chunkBytes, chunkOffset }) => ({
       offset,
       length,

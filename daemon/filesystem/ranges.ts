@@ -8,13 +8,15 @@ import type { AllocateMode, Caller, FileSystem } from './interface.ts';
 /** Longest range of one copy operation, and most extents in it: the caller asks again for the rest. */
 const COPY_BYTES_MAX = 1024 * 1024 * 1024;
 const COPY_EXTENTS_MAX = 1024;
+/** Most extents that one allocate operation passes. */
+const ALLOCATE_EXTENTS_MAX = 1024;
 /** Bytes that one step of a seek looks at. */
 const SEEK_STEP_BYTES = 64 * CHUNK_BYTES_MAX;
 const TYPE_MASK = 0o170000;
 const REGULAR = 0o100000;
 
 export function rangeOperations(context: Context): Pick<FileSystem, 'allocate' | 'seek' | 'copyRange'> {
-  const { metadata, data, chunks, clock, emit, row, settle } = context;
+  const { metadata, data, room, clock, emit, row, settle } = context;
   const { reads } = metadata;
 
   async function allocate(
@@ -26,22 +28,34 @@ export function rangeOperations(context: Context): Pick<FileSystem, 'allocate' |
     const end = offset + length;
     if (end > FILE_BYTES_MAX) throw new FsError('EFBIG');
     await settle(inode);
-    const found = row(inode);
-    if ((found.mode & TYPE_MASK) !== REGULAR) throw new FsError('ENODEV');
+    if ((row(inode).mode & TYPE_MASK) !== REGULAR) throw new FsError('ENODEV');
     const time = clock.now();
-    if (mode.kind === 'allocate') {
-      // Chunks are immutable: space for later writes cannot be set aside, only found to be there now.
-      chunks.reserve(length);
-      if (mode.keepSize || end <= found.size) return;
-      await metadata.propose({ kind: 'attributes', inode, size: end, mtime: time, xattrs: [], time });
+    if (mode.kind === 'punch-hole') {
+      await metadata.propose({ kind: 'punch', inode, offset, length, sizeAtLeast: 0, time });
     } else {
-      const keepSize = mode.kind === 'punch-hole' || mode.keepSize;
-      const sizeAtLeast = keepSize ? 0 : end;
-      await metadata.propose({ kind: 'punch', inode, offset, length, sizeAtLeast, time });
-      emit({ kind: 'data', inode, offset, length, mount: caller.mount });
+      const zero = mode.kind === 'zero-range';
+      // Content that is zeroed gives its room back when it is collected, so it counts as present.
+      const present = reads.allocated(inode, offset, end) + reads.stored(inode, offset, end);
+      if (length > present) room.setAside(length - present);
+      const sizeAtLeast = mode.keepSize ? 0 : end;
+      for (let position = offset; position < end; ) {
+        const until = zero ? end : allocateUntil(inode, position, end);
+        // The size grows with the last step, when the rest is there.
+        const size = until < end ? 0 : sizeAtLeast;
+        const range = { inode, offset: position, length: until - position };
+        await metadata.propose({ kind: 'allocate', ...range, zero, sizeAtLeast: size, time });
+        position = until;
+      }
     }
+    if (mode.kind !== 'allocate') emit({ kind: 'data', inode, offset, length, mount: caller.mount });
     data.changed(inode);
     emit({ kind: 'attributes', inode, mount: caller.mount });
+  }
+
+  /** How far one operation goes: at most ALLOCATE_EXTENTS_MAX gaps between extents. */
+  function allocateUntil(inode: Inode, start: number, end: number): number {
+    const next = reads.extentAfter(inode, start, ALLOCATE_EXTENTS_MAX);
+    return next === undefined ? end : Math.min(next, end);
   }
 
   async function seek(inode: Inode, offset: number, whence: 'data' | 'hole'): Promise<number> {

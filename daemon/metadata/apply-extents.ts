@@ -24,6 +24,8 @@ export interface Totals {
   inodes: number;
   /** Sum of the lengths of all extents, bytes (before deduplication). */
   stored: number;
+  /** Sum of the lengths of all allocations, bytes. */
+  allocated: number;
 }
 
 /** The bytes of small chunks that an operation brings, by hash. */

@@ -13,6 +13,7 @@ import { FsError } from '../protocol/errors.ts';
 import { FILE_BYTES_MAX, type Inode, LINKS_MAX, type Name, type Timestamp } from '../protocol/ids.ts';
 import type { Operation, OperationOutcome, XattrChange } from '../protocol/operations.ts';
 import { assert, defined, unreachable } from '../runtime/assert.ts';
+import { allocationWriter } from './apply-allocations.ts';
 import { extentWriter, type Payload, type SmallChunkSink, type Totals } from './apply-extents.ts';
 import { applyStatements } from './apply-statements.ts';
 import type { ClusterState } from './cluster-state.ts';
@@ -43,6 +44,7 @@ export function openApply(
   unsettled: SmallChunkSink,
 ): Apply {
   const extents = extentWriter(connection, totals, unsettled);
+  const allocations = allocationWriter(connection, reads, totals);
   const write = applyStatements(connection);
 
   const handlers: { [K in Operation['kind']]: Handler<K> } = {
@@ -112,6 +114,8 @@ export function openApply(
       if (size !== undefined) {
         if (size > FILE_BYTES_MAX) throw new FsError('EFBIG');
         if (size < row.size) removed = extents.remove(row.inode, size, FILE_BYTES_MAX);
+        // What was set aside beyond the end goes too, as on ext4.
+        if (size <= row.size) allocations.remove(row.inode, size, FILE_BYTES_MAX);
       }
       write.setAttributes(row, operation, row.stored - removed);
       changeXattrs(row.inode, operation.xattrs);
@@ -122,14 +126,28 @@ export function openApply(
       const row = existingInode(reads, operation.inode);
       extents.check(operation.extents, payload);
       let added = 0;
-      for (const extent of operation.extents) added += extents.put(row.inode, extent, payload);
+      for (const extent of operation.extents) {
+        allocations.remove(row.inode, extent.offset, extent.offset + extent.length);
+        added += extents.put(row.inode, extent, payload);
+      }
       write.setContent(row, added, operation);
       return NOTHING;
     },
 
     punch(operation) {
       const row = existingInode(reads, operation.inode);
-      const removed = extents.remove(row.inode, operation.offset, operation.offset + operation.length);
+      const end = operation.offset + operation.length;
+      const removed = extents.remove(row.inode, operation.offset, end);
+      allocations.remove(row.inode, operation.offset, end);
+      write.setContent(row, -removed, operation);
+      return NOTHING;
+    },
+
+    allocate(operation) {
+      const row = existingInode(reads, operation.inode);
+      const end = operation.offset + operation.length;
+      const removed = operation.zero ? extents.remove(row.inode, operation.offset, end) : 0;
+      allocations.add(row.inode, operation.offset, end);
       write.setContent(row, -removed, operation);
       return NOTHING;
     },
@@ -142,6 +160,7 @@ export function openApply(
         operation.fromOffset,
         operation.fromOffset + operation.length,
       );
+      allocations.remove(operation.to, operation.toOffset, operation.toOffset + operation.length);
       const added = extents.copy(found, operation);
       const sizeAtLeast = operation.toOffset + operation.length;
       write.setContent(to, added, { sizeAtLeast, time: operation.time });
@@ -180,6 +199,7 @@ export function openApply(
         if (row === undefined || row.links > 0 || !reads.isOrphan(inode)) continue;
         left -= extents.removeSome(inode, left);
         if (left <= 0) break;
+        allocations.remove(inode, 0, FILE_BYTES_MAX);
         write.xattrDeleteAll(inode);
         write.orphanDelete(inode);
         write.inodeDelete(inode);
@@ -317,6 +337,8 @@ export function openApply(
         return handlers.write(operation, version, payload);
       case 'punch':
         return handlers.punch(operation, version, payload);
+      case 'allocate':
+        return handlers.allocate(operation, version, payload);
       case 'copy':
         return handlers.copy(operation, version, payload);
       case 'fold':

@@ -33,6 +33,13 @@ const LINKS_SHOULD_BE = `CASE WHEN (i.mode & ${TYPE}) = ${DIRECTORY}
     THEN 2 + coalesce((SELECT s.directories FROM subdirectories s WHERE s.parent = i.inode), 0) ELSE 0 END
   ELSE coalesce((SELECT n.names FROM named n WHERE n.inode = i.inode), 0) END`;
 
+/** An allocation `a` without its inode, of no length, or over content or another allocation. No extent crosses a slot. */
+const BAD_ALLOCATION = `a.length <= 0 OR a.offset < 0
+  OR NOT EXISTS (SELECT 1 FROM inode i WHERE i.inode = a.inode)
+  OR EXISTS (SELECT 1 FROM extent e WHERE e.inode = a.inode AND e.offset > a.offset - ${CHUNK_BYTES_MAX}
+    AND e.offset < a.offset + a.length AND e.offset + e.length > a.offset)
+  OR EXISTS (SELECT 1 FROM allocation b WHERE b.inode = a.inode AND b.offset > a.offset AND b.offset < a.offset + a.length)`;
+
 /** In this order: a repair may rely on those before it. */
 const RULES: readonly Rule[] = [
   {
@@ -142,6 +149,12 @@ const RULES: readonly Rule[] = [
       'UPDATE inode SET stored = (SELECT coalesce(sum(e.length), 0) FROM extent e WHERE e.inode = inode.inode)',
   },
   {
+    code: 'allocation-shape',
+    find: `SELECT a.inode || ' at ' || a.offset FROM allocation a WHERE ${BAD_ALLOCATION}`,
+    message: 'the space set aside for inode % belongs to nothing or overlaps content',
+    repair: `DELETE FROM allocation AS a WHERE ${BAD_ALLOCATION}`,
+  },
+  {
     code: 'chunk-references',
     find: `SELECT lower(hex(c.hash)) FROM chunk c LEFT JOIN (SELECT chunk, count(*) AS n FROM extent GROUP BY chunk) e ON e.chunk = c.chunk WHERE c.refs <> coalesce(e.n, 0)`,
     message: 'chunk % has a wrong reference count',
@@ -173,10 +186,12 @@ const RULES: readonly Rule[] = [
   {
     code: 'totals',
     find: `SELECT key FROM setting WHERE (key = 'inodes' AND value <> (SELECT count(*) FROM inode))
-      OR (key = 'stored' AND value <> (SELECT coalesce(sum(length), 0) FROM extent))`,
+      OR (key = 'stored' AND value <> (SELECT coalesce(sum(length), 0) FROM extent))
+      OR (key = 'allocated' AND value <> (SELECT coalesce(sum(length), 0) FROM allocation))`,
     message: 'the running total "%" is wrong',
     repair: `UPDATE setting SET value = CASE key WHEN 'inodes' THEN (SELECT count(*) FROM inode)
-      ELSE (SELECT coalesce(sum(length), 0) FROM extent) END WHERE key IN ('inodes', 'stored')`,
+      WHEN 'stored' THEN (SELECT coalesce(sum(length), 0) FROM extent)
+      ELSE (SELECT coalesce(sum(length), 0) FROM allocation) END WHERE key IN ('inodes', 'stored', 'allocated')`,
   },
 ];
 

@@ -50,11 +50,14 @@ const LOG_KEEP_BYTES = 128 * 1024 * 1024;
 const LOG_DISK_SHARE = 1 / 64;
 
 export interface MetadataStatus {
-  /** Last operation, and the last one that SQLite holds durably. */
+  /** Last operation, the last one that is durable, and the last one that SQLite holds durably. */
   readonly version: number;
+  readonly durableVersion: number;
   readonly checkpointedVersion: number;
   readonly inodes: number;
   readonly storedBytes: number;
+  /** Set aside by fallocate for content to come. */
+  readonly allocatedBytes: number;
   readonly logBytes: number;
   readonly unsettledBytes: number;
   /** Why nothing can change, or undefined. */
@@ -203,9 +206,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
     },
     status: () => ({
       version: state.version,
+      durableVersion: committing.durableVersion(),
       checkpointedVersion: checkpointing.checkpointedVersion(),
       inodes: totals.inodes,
       storedBytes: totals.stored,
+      allocatedBytes: totals.allocated,
       logBytes: committing.operationLog().bytes(),
       unsettledBytes: unsettled.bytes(),
       readOnly: committing.readOnly(),

@@ -53,6 +53,14 @@ export interface MetadataReads {
   mayHaveLabel(): boolean;
   /** An operation brought an extended attribute. */
   noteXattr(name: Uint8Array): void;
+  /** Bytes of `start` to `end` that fallocate set aside and that have no content. */
+  allocated(inode: Inode, start: number, end: number): number;
+  /** Bytes of `start` to `end` that extents cover. */
+  stored(inode: Inode, start: number, end: number): number;
+  /** Offset of the extent that is `count` extents after `start`, if there are so many. */
+  extentAfter(inode: Inode, start: number, count: number): number | undefined;
+  /** An operation brought an allocation. */
+  noteAllocation(): void;
   /** The database was opened anew and may hold another state. */
   reload(): void;
   isOrphan(inode: Inode): boolean;
@@ -98,6 +106,20 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
   );
   let anyXattr = false;
   let anyLabel = false;
+  const overlap = (table: string) =>
+    connection.query(
+      `SELECT coalesce(sum(min(offset + length, ?3) - max(offset, ?2)), 0) FROM ${table}
+       WHERE inode = ?1 AND offset < ?3 AND offset + length > ?2 AND offset >= coalesce(
+         (SELECT max(e.offset) FROM ${table} e WHERE e.inode = ?1 AND e.offset <= ?2), 0)`,
+    );
+  const extentAfter = connection.query(
+    'SELECT offset FROM extent WHERE inode = ? AND offset > ? ORDER BY offset LIMIT 1 OFFSET ?',
+  );
+  const allocated = overlap('allocation');
+  const stored = overlap('extent');
+  // As with attributes: mostly there are none, and then nothing is looked up.
+  const firstAllocation = connection.query('SELECT 1 FROM allocation LIMIT 1');
+  let anyAllocation = false;
   const orphan = connection.query('SELECT 1 FROM orphan WHERE inode = ?');
   const orphans = connection.query('SELECT inode FROM orphan ORDER BY inode LIMIT ?');
   const unreferenced = connection.query(
@@ -117,7 +139,12 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
     anyXattr = xattrs !== 0;
     anyLabel = labels !== 0 || xattrs === XATTRS_SCANNED_MAX;
   }
-  lookForXattrs();
+
+  function reload(): void {
+    lookForXattrs();
+    anyAllocation = firstAllocation.get() !== undefined;
+  }
+  reload();
 
   return {
     inode(number) {
@@ -153,7 +180,14 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
       anyXattr = true;
       if (SECURITY_LABEL.equals(name)) anyLabel = true;
     },
-    reload: lookForXattrs,
+    reload,
+    allocated: (number, start, end) =>
+      anyAllocation ? (allocated.get(number, start, end)?.[0] as number) : 0,
+    stored: (number, start, end) => stored.get(number, start, end)?.[0] as number,
+    extentAfter: (number, start, count) => extentAfter.get(number, start, count)?.[0] as number | undefined,
+    noteAllocation() {
+      anyAllocation = true;
+    },
     isOrphan: (number) => orphan.get(number) !== undefined,
     orphans: (limit) => orphans.all(limit).map((row) => row[0] as Inode),
     unreferencedChunks: (limit) =>

@@ -8,8 +8,9 @@
  * file's extents. `inode.parent` is the `..` of a directory and 0 for everything else.
  *
  * `setting` says which state this is: `version` is the last operation that is in it, `settled` the last one
- * whose small chunks are all in `small.db` (the only thing here that differs between nodes), `inodes` and `stored`
- * are running totals. `next_inode` is where the numbers of format 1 ended (inode-numbers.ts).
+ * whose small chunks are all in `small.db` (the only thing here that differs between nodes), `inodes`, `stored` and
+ * `allocated` are running totals. `next_inode` is where the numbers of format 1 ended (inode-numbers.ts).
+ * `allocation` holds the ranges that fallocate set aside and that have no content yet.
  *
  * `member`, `epoch` (each leadership with its first operation) and `cluster_setting` (values in JSON) are empty on a
  * node that never was in a cluster. `epoch` does not list the operations before the first leadership: epoch 1.
@@ -90,6 +91,15 @@ const MIGRATIONS: readonly string[] = [
     leader TEXT NOT NULL
   ) STRICT;
   CREATE TABLE cluster_setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+  `,
+  `
+  CREATE TABLE allocation (
+    inode INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    PRIMARY KEY (inode, offset)
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO setting VALUES ('allocated', 0);
   `,
 ];
 

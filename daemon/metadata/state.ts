@@ -117,7 +117,7 @@ function stateOf(connection: Connection): State {
   };
 }
 
-type SettingKey = 'version' | 'settled' | 'inodes' | 'stored';
+type SettingKey = 'version' | 'settled' | 'inodes' | 'stored' | 'allocated';
 
 function savedSettings(connection: Connection) {
   const rows = connection.query('SELECT key, value FROM setting');
@@ -128,7 +128,7 @@ function savedSettings(connection: Connection) {
 
   function reload(): void {
     values = new Map(rows.all().map((row) => [row[0] as string, row[1] as number]));
-    for (const key of ['version', 'settled', 'inodes', 'stored'] as const) {
+    for (const key of ['version', 'settled', 'inodes', 'stored', 'allocated'] as const) {
       assert(Number.isSafeInteger(get(key)), `setting ${key} is a number`);
     }
     settled = get('settled');
@@ -138,13 +138,14 @@ function savedSettings(connection: Connection) {
   return {
     reload,
     version: () => get('version'),
-    totals: (): Totals => ({ inodes: get('inodes'), stored: get('stored') }),
+    totals: (): Totals => ({ inodes: get('inodes'), stored: get('stored'), allocated: get('allocated') }),
     settled: () => settled,
     save(version: number, settledNow: number, totals: Totals): void {
       update.run(version, 'version');
       update.run(settledNow, 'settled');
       update.run(totals.inodes, 'inodes');
       update.run(totals.stored, 'stored');
+      update.run(totals.allocated, 'allocated');
       settled = settledNow;
     },
   };

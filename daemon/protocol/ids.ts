@@ -25,11 +25,14 @@ export const NO_MOUNT = 0 as MountId;
 /** A file name: 1 to 255 bytes, any byte but `/` and NUL; not necessarily UTF-8. */
 export type Name = Uint8Array;
 
-/** Seconds may be negative (before 1970); nanoseconds are 0 to 999,999,999. */
+/** Seconds may be negative (before 1970), within SECONDS_MAX; nanoseconds are 0 to 999,999,999. */
 export interface Timestamp {
   readonly seconds: number;
   readonly nanoseconds: number;
 }
+
+/** 273,790 years either way: the range of `Date`. ext4 ends in 2446; what a program asks beyond becomes the end. */
+export const SECONDS_MAX = 8_640_000_000_000;
 
 export const NAME_BYTES_MAX = 255;
 export const SYMLINK_BYTES_MAX = 4095;

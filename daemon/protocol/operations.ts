@@ -86,6 +86,16 @@ export type Operation =
       readonly sizeAtLeast: number;
       readonly time: Timestamp;
     }
+  /** Space for the parts of the range without content is set aside; with `zero` the range becomes a hole first. */
+  | {
+      readonly kind: 'allocate';
+      readonly inode: Inode;
+      readonly offset: number;
+      readonly length: number;
+      readonly zero: boolean;
+      readonly sizeAtLeast: number;
+      readonly time: Timestamp;
+    }
   /** The target range gets the source range's extents; no data are copied. */
   | {
       readonly kind: 'copy';

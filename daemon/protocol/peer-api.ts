@@ -103,14 +103,14 @@ export type ForwardAnswer =
 /** Which lock table: fcntl byte ranges or flock. */
 export type LockTableName = 'range' | 'flock';
 
-/** `owner` is the kernel's 64-bit number in decimal; `mount` is unique in the cluster. */
+/** `owner`, `start` and `end` are 64-bit numbers in decimal; `mount` is unique in the cluster. */
 export interface LockSpan {
   readonly table: LockTableName;
   readonly inode: Inode;
   readonly mount: MountId;
   readonly owner: string;
-  readonly start: number;
-  readonly end: number;
+  readonly start: string;
+  readonly end: string;
   readonly type: 'read' | 'write' | 'unlock';
   readonly pid: number;
 }

@@ -9,15 +9,15 @@ import {
   type LockLeader,
   mountBase,
 } from '../../daemon/filesystem/cluster-locks.ts';
-import type { LockOwner, RangeLock } from '../../daemon/filesystem/interface.ts';
+import { LOCK_END, type LockOwner, type RangeLock } from '../../daemon/filesystem/interface.ts';
 import type { Inode, MountId, NodeId } from '../../daemon/protocol/ids.ts';
 import type { LockCall } from '../../daemon/protocol/peer-api.ts';
 import { silentLog } from '../metadata/folder.ts';
 
 const FILE = 7 as Inode;
-const WRITE: RangeLock = { start: 0, end: 99, type: 'write', pid: 1 };
-const READ: RangeLock = { start: 0, end: 99, type: 'read', pid: 1 };
-const UNLOCK: RangeLock = { start: 0, end: Number.MAX_SAFE_INTEGER, type: 'unlock', pid: 1 };
+const WRITE: RangeLock = { start: 0n, end: 99n, type: 'write', pid: 1 };
+const READ: RangeLock = { start: 0n, end: 99n, type: 'read', pid: 1 };
+const UNLOCK: RangeLock = { start: 0n, end: LOCK_END, type: 'unlock', pid: 1 };
 const WAIT_MS = 10_000;
 
 interface Machine {
@@ -117,12 +117,12 @@ test('a new leader knows what every node holds before it gives anything', async 
   const { nodes, elect, cut, inSync } = machines(3);
   elect(0, 1);
   await set(nodes[1]!, owner(1), WRITE);
-  await set(nodes[2]!, owner(2, 5), { ...WRITE, start: 200, end: 299 });
+  await set(nodes[2]!, owner(2, 5), { ...WRITE, start: 200n, end: 299n });
   cut.add(0);
   inSync.delete(0);
   elect(1, 2);
   await assert.rejects(set(nodes[2]!, owner(2), READ), { code: 'EAGAIN' });
-  await assert.rejects(set(nodes[1]!, owner(1), { ...READ, start: 250, end: 260 }), { code: 'EAGAIN' });
+  await assert.rejects(set(nodes[1]!, owner(1), { ...READ, start: 250n, end: 260n }), { code: 'EAGAIN' });
   await set(nodes[1]!, owner(1), UNLOCK);
   await set(nodes[2]!, owner(2), READ);
 });
@@ -148,12 +148,12 @@ test('the locks of a node that is lost end; what it says when it is back is take
   cut.add(1);
   inSync.delete(1);
   nodes[0]!.locks.nodeLost(1);
-  await set(nodes[2]!, owner(2), { ...WRITE, end: 49 });
+  await set(nodes[2]!, owner(2), { ...WRITE, end: 49n });
   cut.delete(1);
   inSync.add(1);
   // Its next question is answered only after it has told what it holds.
   await assert.rejects(set(nodes[1]!, owner(1, 2), WRITE), { code: 'EAGAIN' });
-  await set(nodes[1]!, owner(1, 2), { ...WRITE, start: 500, end: 600 });
+  await set(nodes[1]!, owner(1, 2), { ...WRITE, start: 500n, end: 600n });
 });
 
 test('a lock without a leader fails after its time-out with a reason', { timeout: WAIT_MS }, async () => {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { LockOwner, RangeLock } from '../../daemon/filesystem/interface.ts';
+import { LOCK_END, type LockOwner, type RangeLock } from '../../daemon/filesystem/interface.ts';
 import { type LockTable, lockTable } from '../../daemon/filesystem/locks.ts';
 import type { Inode, MountId } from '../../daemon/protocol/ids.ts';
 
@@ -20,8 +20,8 @@ function ownerOf(owner: bigint, mount = 1): LockOwner {
   return { mount: mount as MountId, owner };
 }
 
-function lock(type: RangeLock['type'], start: number, end: number): RangeLock {
-  return { type, start, end, pid: 42 };
+function lock(type: RangeLock['type'], start: number | bigint, end: number | bigint): RangeLock {
+  return { type, start: BigInt(start), end: BigInt(end), pid: 42 };
 }
 
 /** Which bytes of 0 to 9 another owner could not lock: one letter a byte (w: not at all, r: not for writing). */
@@ -42,19 +42,19 @@ async function isPending(promise: unknown): Promise<boolean> {
 }
 
 test('a new range replaces what its owner had there and splits what sticks out', () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('write', 0, 9), NOW);
   void table.set(FILE, A, lock('read', 3, 6), NOW);
   assert.equal(picture(table, B), 'wwwrrrrwww');
   void table.set(FILE, A, lock('unlock', 5, 7), NOW);
   assert.equal(picture(table, B), 'wwwrr...ww');
   assert.equal(picture(table, A), '..........');
-  void table.set(FILE, A, lock('unlock', 0, Number.MAX_SAFE_INTEGER), NOW);
+  void table.set(FILE, A, lock('unlock', 0, LOCK_END), NOW);
   assert.equal(table.count(), 0);
 });
 
 test('readers share; a writer needs them gone; an upgrade waits for the other reader', async () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('read', 0, 9), NOW);
   void table.set(FILE, B, lock('read', 0, 9), NOW);
   assert.throws(() => table.set(FILE, A, lock('write', 0, 9), NOW), { code: 'EAGAIN' });
@@ -66,7 +66,7 @@ test('readers share; a writer needs them gone; an upgrade waits for the other re
 });
 
 test('what is in the way is told with its range and process', () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('write', 2, 4), NOW);
   assert.deepEqual(table.test(FILE, B, lock('read', 0, 9)), lock('write', 2, 4));
   assert.equal(table.test(FILE, B, lock('write', 5, 9)), undefined);
@@ -74,13 +74,13 @@ test('what is in the way is told with its range and process', () => {
 });
 
 test('the same number in another mount is another owner', () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('write', 0, 9), NOW);
   assert.throws(() => table.set(FILE, A_ELSEWHERE, lock('read', 0, 0), NOW), { code: 'EAGAIN' });
 });
 
 test('waiters that no longer conflict all get their locks; a shrunk lock wakes who fits now', async () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('write', 0, 9), NOW);
   const left = table.set(FILE, B, lock('read', 0, 2), WAIT);
   const right = table.set(FILE, C, lock('read', 2, 8), WAIT);
@@ -92,7 +92,7 @@ test('waiters that no longer conflict all get their locks; a shrunk lock wakes w
 });
 
 test('a waiting call ends with EINTR when it is interrupted, and takes nothing', async () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('write', 0, 9), NOW);
   const interrupted = new AbortController();
   const waits = Promise.resolve(
@@ -108,7 +108,7 @@ test('a waiting call ends with EINTR when it is interrupted, and takes nothing',
 });
 
 test('a circle of three owners over two files is refused; without detection it waits', async () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A, lock('write', 0, 0), NOW);
   void table.set(FILE, B, lock('write', 1, 1), NOW);
   void table.set(OTHER_FILE, C, lock('write', 0, 0), NOW);
@@ -120,7 +120,7 @@ test('a circle of three owners over two files is refused; without detection it w
   table.drop(FILE, B);
   await first;
 
-  const flocks = lockTable({ detectDeadlock: false });
+  const flocks = lockTable({ flock: true });
   void flocks.set(FILE, A, lock('write', 0, 0), NOW);
   void flocks.set(OTHER_FILE, B, lock('write', 0, 0), NOW);
   const a = flocks.set(OTHER_FILE, A, lock('write', 0, 0), WAIT);
@@ -131,7 +131,7 @@ test('a circle of three owners over two files is refused; without detection it w
 });
 
 test('a mount that goes takes its locks and ends its waiters', async () => {
-  const table = lockTable({ detectDeadlock: true });
+  const table = lockTable({ flock: false });
   void table.set(FILE, A_ELSEWHERE, lock('write', 0, 9), NOW);
   const waits = Promise.resolve(table.set(FILE, B, lock('write', 0, 9), WAIT));
   const gone = Promise.resolve(table.set(FILE, ownerOf(9n, 2), lock('write', 0, 9), WAIT));
@@ -142,4 +142,31 @@ test('a mount that goes takes its locks and ends its waiters', async () => {
   assert.equal(table.count(), 1);
   table.drop(FILE, B);
   assert.equal(table.count(), 0);
+});
+
+test('ranges of one owner that touch are one lock, and offsets reach the largest there is', () => {
+  const table = lockTable({ flock: false });
+  void table.set(FILE, A, lock('write', 10, 19), NOW);
+  void table.set(FILE, A, lock('write', 30, 39), NOW);
+  void table.set(FILE, A, lock('write', 20, 29), NOW);
+  assert.deepEqual(table.test(FILE, B, lock('read', 25, 25)), lock('write', 10, 39));
+  void table.set(FILE, A, lock('read', 40, 49), NOW);
+  assert.equal(table.count(), 2);
+
+  const far = 2n ** 62n;
+  void table.set(FILE, A, lock('write', far, far + 9n), NOW);
+  assert.throws(() => table.set(FILE, B, lock('read', far + 9n, LOCK_END), NOW), { code: 'EAGAIN' });
+  assert.equal(table.test(FILE, B, lock('read', far + 10n, LOCK_END)), undefined);
+});
+
+test('two who share a flock and both want it alone get it one after the other', async () => {
+  const flocks = lockTable({ flock: true });
+  void flocks.set(FILE, A, lock('read', 0, LOCK_END), NOW);
+  void flocks.set(FILE, B, lock('read', 0, LOCK_END), NOW);
+  const first = flocks.set(FILE, A, lock('write', 0, LOCK_END), WAIT);
+  const second = flocks.set(FILE, B, lock('write', 0, LOCK_END), WAIT);
+  await first;
+  assert.ok(await isPending(second));
+  flocks.drop(FILE, A);
+  await second;
 });

@@ -4,15 +4,16 @@
  * interface allows it.
  */
 
-import type {
-  Attributes,
-  Caller,
-  DirectoryEntry,
-  FileSystem,
-  Invalidation,
-  LockOwner,
-  NewNode,
-  RangeLock,
+import {
+  type Attributes,
+  type Caller,
+  type DirectoryEntry,
+  type FileSystem,
+  type Invalidation,
+  LOCK_END,
+  type LockOwner,
+  type NewNode,
+  type RangeLock,
 } from '../../daemon/filesystem/interface.ts';
 import { FsError } from '../../daemon/protocol/errors.ts';
 import {
@@ -189,7 +190,7 @@ export function createMemoryFileSystem(owner = { uid: 0, gid: 0 }): MemoryFileSy
         (held.lock.type === 'write' || lock.type === 'write'),
     );
   /** Removes the owner's locks in the range; what sticks out on either side stays. */
-  const unlock = (inode: Inode, owner: LockOwner, range: { start: number; end: number }, flock: boolean) => {
+  const unlock = (inode: Inode, owner: LockOwner, range: { start: bigint; end: bigint }, flock: boolean) => {
     for (const held of locks.splice(0)) {
       const mine =
         held.inode === inode &&
@@ -201,8 +202,8 @@ export function createMemoryFileSystem(owner = { uid: 0, gid: 0 }): MemoryFileSy
         continue;
       }
       if (held.lock.start < range.start)
-        locks.push({ ...held, lock: { ...held.lock, end: range.start - 1 } });
-      if (held.lock.end > range.end) locks.push({ ...held, lock: { ...held.lock, start: range.end + 1 } });
+        locks.push({ ...held, lock: { ...held.lock, end: range.start - 1n } });
+      if (held.lock.end > range.end) locks.push({ ...held, lock: { ...held.lock, start: range.end + 1n } });
     }
     for (const wake of lockWaiters.splice(0)) wake();
   };
@@ -224,7 +225,7 @@ export function createMemoryFileSystem(owner = { uid: 0, gid: 0 }): MemoryFileSy
     unlock(inode, owner, lock, options.flock);
     if (lock.type !== 'unlock') locks.push({ ...owner, inode, flock: options.flock, lock });
   };
-  const everything = { start: 0, end: Number.MAX_SAFE_INTEGER };
+  const everything = { start: 0n, end: LOCK_END };
 
   return {
     forgotten,

@@ -1,10 +1,17 @@
 /** Operations and the state they leave: after each of them every rule of the check holds. */
 
 import assert from 'node:assert/strict';
+import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
 import type { Metadata } from '../../daemon/metadata/metadata.ts';
 import { type ExtentRow, hashFromBytes } from '../../daemon/metadata/rows.ts';
-import { CHUNK_BYTES_MAX, type ChunkHash, type Inode, ROOT_INODE } from '../../daemon/protocol/ids.ts';
+import {
+  CHUNK_BYTES_MAX,
+  type ChunkHash,
+  type Inode,
+  LINKS_MAX,
+  ROOT_INODE,
+} from '../../daemon/protocol/ids.ts';
 import type { NewExtent, Operation } from '../../daemon/protocol/operations.ts';
 import { chunkOf, findings, makeDirectory, makeFile, name, openFolder, TIME, writeOf } from './folder.ts';
 
@@ -353,3 +360,34 @@ for (const seed of [1, 2, 3]) {
     await metadata.close();
   });
 }
+
+test('the last link that a count can hold is given, and one more is EMLINK', async () => {
+  using folder = openFolder();
+  const first = folder.open();
+  const file = await makeFile(first, 'file');
+  const directory = await makeDirectory(first, 'directory');
+  const other = await makeDirectory(first, 'other');
+  await first.close();
+  // Two thousand million names would take a while.
+  const database = new DatabaseSync(folder.database);
+  database.exec(`UPDATE inode SET links = ${LINKS_MAX - 1} WHERE inode IN (${file}, ${directory})`);
+  database.close();
+
+  const metadata = folder.open();
+  const link = (text: string): Operation => ({
+    kind: 'link',
+    inode: file,
+    parent: ROOT_INODE,
+    name: name(text),
+    time: TIME,
+  });
+  assert.equal(await tryOperation(metadata, link('one')), 'ok');
+  assert.equal(await tryOperation(metadata, link('more')), 'EMLINK');
+  assert.equal(metadata.reads.inode(file)?.links, LINKS_MAX);
+  await makeDirectory(metadata, 'below', directory);
+  await assert.rejects(makeDirectory(metadata, 'more', directory), { code: 'EMLINK' });
+  assert.equal(await tryOperation(metadata, renameOf([ROOT_INODE, 'other'], [directory, 'other'])), 'EMLINK');
+  assert.equal(metadata.reads.inode(other)?.parent, ROOT_INODE);
+  assert.ok((await makeFile(metadata, 'file', directory)) > 0, 'files do not count');
+  await metadata.close();
+});

@@ -96,6 +96,7 @@ const raw = {
   eaccess: bind('int eaccess(const void* path, int mode)'),
   fadvise: library.func('int posix_fadvise(int fd, int64 offset, int64 length, int advice)'),
   umask: bind('int umask(int mask)'),
+  limits: bind('int prlimit(int pid, int resource, const void* wanted, void* now)'),
   syscall: bind('int64 syscall(int64 number, int64 a, int64 b, int64 c)'),
   setgroups: bind('int64 syscall(int64 number, int64 count, void* list)'),
   opendir: library.func('uintptr_t opendir(const void* path)'),
@@ -174,6 +175,17 @@ export const access = (path: Path, mode: number): number => raw.access(c(path), 
 export const eaccess = (path: Path, mode: number): number => raw.eaccess(c(path), mode);
 /** Drops the file's clean pages from the page cache. */
 export const dropCache = (fd: number): number => Number(raw.fadvise(fd, 0, 0, 4));
+/** Raises how many files this process may have open; answers the limit now. */
+export function raiseOpenFiles(wanted: number): number {
+  const RLIMIT_NOFILE = 7;
+  const limits = Buffer.alloc(16);
+  raw.limits(0, RLIMIT_NOFILE, null, limits);
+  const hard = Math.max(wanted, Number(limits.readBigUInt64LE(8)));
+  limits.writeBigUInt64LE(BigInt(Math.max(wanted, Number(limits.readBigUInt64LE(0)))), 0);
+  limits.writeBigUInt64LE(BigInt(hard), 8);
+  raw.limits(0, RLIMIT_NOFILE, limits, null);
+  return Number(limits.readBigUInt64LE(0));
+}
 export const umask = (mask: number): number => raw.umask(mask);
 
 /** The bytes that `from` to `to` copied; offsets are bytes. */

@@ -86,6 +86,7 @@ function run(session: Session): Running {
   let kernelMinor = 0;
   const interrupts = createInterrupts(session);
   const notifier = startNotifier(session, () => kernelMinor);
+  session.writeBack = (inode) => notifier.writeBack(inode);
   const control = {
     init(request: Parameters<typeof negotiate>[1], words: Uint32Array): void {
       const negotiated = negotiate(session, request, words);

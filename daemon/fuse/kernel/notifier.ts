@@ -9,7 +9,7 @@
 
 import { Worker } from 'node:worker_threads';
 import type { Invalidation } from '../../filesystem/interface.ts';
-import type { Inode } from '../../protocol/ids.ts';
+import { type Inode, NO_MOUNT } from '../../protocol/ids.ts';
 import { YOUNG_GENERATION_MIB } from '../../runtime/worker-pool.ts';
 import { workerUrl } from '../../runtime/worker-url.ts';
 import { NOTIFY, OUT_HEADER_BYTES, put64 } from './protocol.ts';
@@ -18,12 +18,16 @@ import type { Session } from './session.ts';
 const QUEUE_MAX = 65_536;
 /** Longer than a busy machine needs to wake the thread; only two changes that wait for each other take so long. */
 const DRAIN_WAIT_MS = 500;
+/** Writing back a large mapping takes a while; longer than this is answered without it. */
+const WRITE_BACK_WAIT_MS = 10_000;
 /** FUSE_NOTIFY_INC_EPOCH came with 7.44. */
 const EPOCH_KERNEL_MINOR = 44;
 
 export interface Notifier {
   /** Waits until all that was reported so far has reached the kernel, at most DRAIN_WAIT_MS. */
   drained(): Promise<void>;
+  /** Makes the kernel send what was written through mappings of the file. False: it took too long. */
+  writeBack(inode: Inode): Promise<boolean>;
   stop(): Promise<void>;
 }
 
@@ -37,6 +41,17 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
   let sending = false;
   let stopped = false;
   let waiters: (() => void)[] = [];
+
+  const drainedWithin = (limitMs: number): Promise<boolean> => {
+    if (!sending && queue.size === 0) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), limitMs);
+      waiters.push(() => {
+        clearTimeout(timer);
+        resolve(true);
+      });
+    });
+  };
 
   const pump = (): void => {
     if (sending || stopped) return;
@@ -89,15 +104,15 @@ export function startNotifier(session: Session, kernelMinor: () => number): Noti
   });
 
   return {
-    drained() {
-      if (!sending && queue.size === 0) return Promise.resolve();
-      return new Promise((resolve) => {
-        const timer = setTimeout(resolve, DRAIN_WAIT_MS);
-        waiters.push(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      });
+    async drained() {
+      await drainedWithin(DRAIN_WAIT_MS);
+    },
+    writeBack(inode) {
+      if (stopped) return Promise.resolve(false);
+      // Before the kernel drops pages it writes the dirty ones.
+      enqueue(queue, { kind: 'data', inode, offset: 0, length: 0, mount: NO_MOUNT });
+      pump();
+      return drainedWithin(WRITE_BACK_WAIT_MS);
     },
     async stop() {
       stopped = true;

@@ -1,7 +1,7 @@
 /** The requests that work on an inode's attributes and data. */
 
 import type { AllocateMode, AttributeChanges, OpenResult } from '../../filesystem/interface.ts';
-import { ERRNO } from '../../protocol/errors.ts';
+import { ERRNO, FsError } from '../../protocol/errors.ts';
 import type { Inode } from '../../protocol/ids.ts';
 import type { ReplyBuffer } from './buffers.ts';
 import {
@@ -26,7 +26,8 @@ import {
   WRITE_KILL_SUIDGID,
   word,
 } from './protocol.ts';
-import { newHandle, releaseRanges } from './operations-locks.ts';
+import { newHandle, noteOpened, noteReleased } from './handles.ts';
+import { releaseRanges } from './operations-locks.ts';
 import type { Request } from './request.ts';
 import {
   fail,
@@ -65,7 +66,10 @@ export function open(session: Session, request: Request, words: Uint32Array): vo
     write: (flags & O.ACCMODE) !== 0,
     killPrivileges: (word(words, 11) & OPEN_KILL_SUIDGID) !== 0,
   });
-  settle(session, request, answer, replyOpen);
+  settle(session, request, answer, (session, request, opened) => {
+    noteOpened(session, request.inode, flags);
+    replyOpen(session, request, opened);
+  });
 }
 
 function replyOpen(session: Session, request: Request, { keepCache }: OpenResult): void {
@@ -133,6 +137,7 @@ export function release(session: Session, request: Request, words: Uint32Array):
     session.filesystem.releaseFlock(request.inode, { mount: session.mount, owner: big64(words, 14) });
   }
   releaseRanges(session, request, u64(words, 10));
+  noteReleased(session, request.inode, word(words, 12));
   settle(session, request, session.filesystem.release(request, request.inode), replyEmpty);
 }
 
@@ -175,7 +180,27 @@ export function lseek(session: Session, request: Request, words: Uint32Array): v
     return;
   }
   const kind = whence === SEEK_DATA ? 'data' : 'hole';
-  settle(session, request, session.filesystem.seek(request.inode, u64(words, 12), kind), replyOffset);
+  const offset = u64(words, 12);
+  const answer = session.writers.has(request.inode)
+    ? seekWritten(session, request.inode, offset, kind)
+    : session.filesystem.seek(request.inode, offset, kind);
+  settle(session, request, answer, replyOffset);
+}
+
+/**
+ * The kernel keeps what a mapping wrote to itself until it writes it back, and asks for holes without doing so:
+ * it is made to. Where that takes too long, the file is said to be data to its end, which is always true enough.
+ */
+async function seekWritten(
+  session: Session,
+  inode: Inode,
+  offset: number,
+  kind: 'data' | 'hole',
+): Promise<number> {
+  if (await session.writeBack(inode)) return session.filesystem.seek(inode, offset, kind);
+  const { size } = await session.filesystem.getattr(inode);
+  if (offset >= size) throw new FsError('ENXIO');
+  return kind === 'data' ? offset : size;
 }
 
 function replyOffset(session: Session, request: Request, offset: number): void {

@@ -6,9 +6,9 @@
  * owners locked ranges through a handle, and their locks end with it. A handle is only a number for this.
  */
 
-import type { RangeLock } from '../../filesystem/interface.ts';
+import { LOCK_END, type RangeLock } from '../../filesystem/interface.ts';
 import { ERRNO } from '../../protocol/errors.ts';
-import { big64, LK_FLOCK, put64, u64, word } from './protocol.ts';
+import { big64, LK_FLOCK, putBig64, u64, word } from './protocol.ts';
 import type { Request } from './request.ts';
 import { replyEmpty, replyError, replySmall, type Session, settle } from './session.ts';
 
@@ -33,17 +33,12 @@ export function setlkw(session: Session, request: Request, words: Uint32Array): 
   setlkWith(session, request, words, true);
 }
 
-/** A number for an open file, unique within the mount. */
-export function newHandle(session: Session): number {
-  return ++session.lastHandle;
-}
-
 /** The last close of a handle: no owner can have locks through it any more. */
 export function releaseRanges(session: Session, request: Request, handle: number): void {
   const owners = session.rangeOwners.get(handle);
   if (owners === undefined) return;
   session.rangeOwners.delete(handle);
-  const everything: RangeLock = { start: 0, end: Number.MAX_SAFE_INTEGER, type: 'unlock', pid: request.pid };
+  const everything: RangeLock = { start: 0n, end: LOCK_END, type: 'unlock', pid: request.pid };
   for (const owner of owners) {
     const holder = { mount: session.mount, owner };
     void session.filesystem.setLock(request, request.inode, holder, everything, {
@@ -75,9 +70,7 @@ function setlkWith(session: Session, request: Request, words: Uint32Array, wait:
 function decode(words: Uint32Array): RangeLock | undefined {
   const type = TYPES[word(words, 18)];
   if (type === undefined) return undefined;
-  // OFFSET_MAX (2^63 - 1) means "to the end".
-  const end = Math.min(u64(words, 16), Number.MAX_SAFE_INTEGER);
-  return { start: u64(words, 14), end, type, pid: word(words, 19) };
+  return { start: big64(words, 14), end: big64(words, 16), type, pid: word(words, 19) };
 }
 
 function replyLock(session: Session, request: Request, lock: RangeLock | undefined): void {
@@ -85,11 +78,8 @@ function replyLock(session: Session, request: Request, lock: RangeLock | undefin
   words.fill(0, 4, 10);
   if (lock === undefined) words[8] = TYPES.indexOf('unlock');
   else {
-    put64(words, 4, lock.start);
-    if (lock.end === Number.MAX_SAFE_INTEGER) {
-      words[6] = 0xffff_ffff;
-      words[7] = 0x7fff_ffff;
-    } else put64(words, 6, lock.end);
+    putBig64(words, 4, lock.start);
+    putBig64(words, 6, lock.end);
     words[8] = TYPES.indexOf(lock.type);
     words[9] = lock.pid;
   }

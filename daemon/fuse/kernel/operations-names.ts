@@ -16,7 +16,7 @@ import {
   u64,
   word,
 } from './protocol.ts';
-import { newHandle } from './operations-locks.ts';
+import { newHandle, noteOpened } from './handles.ts';
 import { copyName, copyString, type Request } from './request.ts';
 import {
   ENTRY_WORDS,
@@ -119,13 +119,20 @@ export function create(session: Session, request: Request, words: Uint32Array, b
           if (!(error instanceof FsError) || error.errno !== ERRNO.EEXIST) throw error;
           return openExisting(session, request, name, { flags, killPrivileges });
         });
-  settle(session, request, answer, replyCreated);
+  settleCreated(session, request, answer, flags);
 }
 
 export function tmpfile(session: Session, request: Request, words: Uint32Array): void {
   const node = { mode: S_IFREG | (word(words, 11) & 0o7777), umask: word(words, 12) };
   const made = session.filesystem.tmpfile(request, request.inode, node);
-  settle(session, request, made.then(asNew), replyCreated);
+  settleCreated(session, request, made.then(asNew), word(words, 10));
+}
+
+function settleCreated(session: Session, request: Request, answer: Promise<Created>, flags: number): void {
+  settle(session, request, answer, (session, request, created) => {
+    noteOpened(session, created.attributes.inode, flags);
+    replyCreated(session, request, created);
+  });
 }
 
 interface Created {

@@ -156,3 +156,9 @@ export function put64(words: Uint32Array, index: number, value: number): void {
   words[index] = value;
   words[index + 1] = Math.floor(value / WORD);
 }
+
+/** Stores all 64 bits. */
+export function putBig64(words: Uint32Array, index: number, value: bigint): void {
+  words[index] = Number(value & 0xffff_ffffn);
+  words[index + 1] = Number((value >> 32n) & 0xffff_ffffn);
+}

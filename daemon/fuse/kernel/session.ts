@@ -10,7 +10,7 @@
 import { writeSync } from 'node:fs';
 import type { Attributes, FileSystem, MaybePromise } from '../../filesystem/interface.ts';
 import { FsError, ERRNO, systemErrorCode } from '../../protocol/errors.ts';
-import { type MountId, ROOT_INODE } from '../../protocol/ids.ts';
+import { type Inode, type MountId, ROOT_INODE } from '../../protocol/ids.ts';
 import type { Log } from '../../runtime/log.ts';
 import { type BufferPool, createBufferPool } from './buffers.ts';
 import { type KnownInodes, knownInodes } from './known-inodes.ts';
@@ -40,6 +40,10 @@ export interface Session {
   /** Who locked ranges through a file handle. */
   readonly rangeOwners: Map<number, Set<bigint>>;
   lastHandle: number;
+  /** How often each file is open for writing: only such a file can have dirty pages in the kernel. */
+  readonly writers: Map<Inode, number>;
+  /** Makes the kernel send what was written through mappings of the file; false when it took too long. */
+  writeBack: (inode: Inode) => Promise<boolean>;
   readonly buffers: BufferPool;
   /** Inodes that the kernel was told of. */
   readonly known: KnownInodes;
@@ -65,6 +69,8 @@ export function createSession(options: {
     requestsInTurn: 0,
     rangeOwners: new Map(),
     lastHandle: 0,
+    writers: new Map(),
+    writeBack: () => Promise.resolve(false),
     buffers: createBufferPool(),
     known,
     words: new Uint32Array(small),
