@@ -2,7 +2,7 @@
  * Makes the log durable: one fdatasync for all who asked while the previous one ran.
  *
  * Who is alone does not need a thread: on a quick disk its fdatasync is made on the event loop (runtime/pace.ts says
- * when), because a 4 KiB write with fsync waited for the thread's wake-ups about half as long as for the disk.
+ * when): 4 KiB overwritten with fsync waited 0.55 ms for it, 0.65 ms for a thread (medians of one run).
  */
 
 import type { FsError } from '../protocol/errors.ts';
