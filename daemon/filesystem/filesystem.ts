@@ -90,6 +90,18 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     return found;
   }
 
+  /** `row`, remembered for an open file as long as nothing at all changes: a read then asks SQLite nothing. */
+  function rowOfOpen(inode: Inode): InodeRow {
+    const file = data.state(inode);
+    if (file === undefined) return row(inode);
+    const { version } = metadata.status();
+    if (file.row === undefined || file.rowVersion !== version) {
+      file.row = row(inode);
+      file.rowVersion = version;
+    }
+    return file.row;
+  }
+
   function attributes(found: InodeRow): Attributes {
     const file = data.state(found.inode);
     const size = file?.size ?? found.size;
@@ -361,15 +373,15 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       rangeLocks.drop(inode, { mount: caller.mount, owner });
       return data.flush(inode);
     },
-    async fsync(inode) {
+    async fsync(inode, _dataOnly, caller) {
       await data.flush(inode);
-      await metadata.barrier();
+      await metadata.barrier(caller?.alone);
     },
-    read(_caller, inode, offset, target) {
-      const found = row(inode);
+    read(caller, inode, offset, target) {
+      const found = rowOfOpen(inode);
       noteAccess(found);
       const size = data.state(inode)?.size ?? found.size;
-      return data.read(inode, size, offset, target);
+      return data.read(inode, { size, offset, alone: caller.alone === true }, target);
     },
     write(caller, inode, offset, bytes, flags) {
       const file = data.stateOf(inode);

@@ -31,6 +31,7 @@ import type { Payload, Totals } from './apply-extents.ts';
 import type { PageDamage } from './checkpoint-worker.ts';
 import { openCheckpointer } from './checkpointer.ts';
 import { closeUntouched, diskBytes, isFull, openDatabase, openError, openSettings } from './open-database.ts';
+import { openLogSyncs } from './log-syncs.ts';
 import {
   hasLog,
   logReach,
@@ -84,8 +85,8 @@ export interface Metadata {
   readonly reads: MetadataReads;
   /** Errors: FsError of the operation; EIO, ENOSPC, EROFS once the disk has failed. */
   propose(operation: Operation, payload?: Payload): Promise<Outcome>;
-  /** Resolves when every operation answered so far is durable. */
-  barrier(): Promise<void>;
+  /** Resolves when every operation answered so far is durable. `alone`: nobody else waits for the event loop. */
+  barrier(alone?: boolean): Promise<void>;
   /** The next number for a new inode; never given twice. */
   allocateInode(): Inode;
   /** Bytes of a small chunk that small.db may not have yet. */
@@ -149,11 +150,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
   let operationsSinceCheckpoint = 0;
   let checkpointing: Promise<void> | undefined;
   let idleTimer: NodeJS.Timeout | undefined;
-  /** The running fdatasync of the log, and the last operation that was written before it started. */
-  let syncing: Promise<void> | undefined;
-  let syncingVersion = 0;
-  let syncNext: Promise<void> | undefined;
-  let durableVersion = version;
+  const syncs = openLogSyncs({
+    log: operationLog,
+    version: () => version,
+    fail: (error) => fail(`${logDirectory} cannot be synced`, error),
+  });
   let closed = false;
   let damagedPages: readonly PageDamage[] = [];
   const closing = new AbortController();
@@ -356,11 +357,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
   async function checkpointDurable(): Promise<{ target: number; whole: boolean }> {
     commitsHeld = true;
     const release = setTimeout(() => {
-      commitsHeld = durableVersion < committedVersion;
+      commitsHeld = syncs.durableVersion() < committedVersion;
     }, COMMIT_HOLD_MS);
     try {
       const target = committedVersion;
-      if (durableVersion < target) await barrier();
+      if (syncs.durableVersion() < target) await barrier();
       const { walPages, donePages } = await checkpointer.run();
       return { target, whole: donePages >= walPages };
     } finally {
@@ -369,38 +370,10 @@ export function openMetadata(options: MetadataOptions): Metadata {
     }
   }
 
-  function barrier(): Promise<void> {
+  function barrier(alone = false): Promise<void> {
     if (readOnly !== undefined) return Promise.reject(new FsError('EIO', readOnly));
     if (turn !== undefined) endTurn();
-    if (durableVersion >= version) return Promise.resolve();
-    if (syncing === undefined) return sync();
-    if (syncingVersion >= version) return syncing;
-    // The running fdatasync started before our last write: the next one is ours.
-    syncNext ??= syncing
-      .catch(() => {})
-      .then(() => {
-        syncNext = undefined;
-        return sync();
-      });
-    return syncNext;
-  }
-
-  function sync(): Promise<void> {
-    const covers = version;
-    syncingVersion = covers;
-    const running = operationLog
-      .sync()
-      .then(() => {
-        durableVersion = covers;
-      })
-      .catch((error: unknown) => {
-        throw fail(`${logDirectory} cannot be synced`, error);
-      })
-      .finally(() => {
-        syncing = undefined;
-      });
-    syncing = running;
-    return running;
+    return syncs.barrier(alone);
   }
 
   return {
@@ -471,12 +444,11 @@ export function openMetadata(options: MetadataOptions): Metadata {
     async close() {
       if (closed) return;
       closing.abort(new Error('the metadata is being closed'));
-      await syncNext?.catch(() => {});
-      await syncing?.catch(() => {});
+      await syncs.quiet();
       await checkpointing;
       if (readOnly === undefined) {
         if (turn !== undefined) endTurn();
-        await sync();
+        await barrier();
         commitNow();
         await checkpoint();
       }

@@ -16,13 +16,18 @@ const POLL_WAITING_MS = 1;
 const MISSES_MAX = 16;
 const PAUSE_REQUESTS = 64;
 
+export interface PollingEvents {
+  readonly isWaiting: () => boolean;
+  readonly turnEnded: () => void;
+}
+
 export interface Polling {
   /** A request came. */
   touch(): void;
 }
 
-/** `isWaiting`: whether answers are still to come. */
-export function startPolling(isWaiting: () => boolean): Polling {
+/** `isWaiting`: whether answers are still to come. `turnEnded` is called at the end of each turn that had a request. */
+export function startPolling({ isWaiting, turnEnded }: PollingEvents): Polling {
   let touchedMs = 0;
   let activeMs = 0;
   let polling = false;
@@ -31,6 +36,7 @@ export function startPolling(isWaiting: () => boolean): Polling {
   let paused = 0;
 
   const again = (): void => {
+    turnEnded();
     const now = performance.now();
     // The next request follows the answer, so the time counts from there.
     if (now - touchedMs < POLL_WAITING_MS && isWaiting()) activeMs = now;
@@ -54,6 +60,7 @@ export function startPolling(isWaiting: () => boolean): Polling {
       }
       if (paused > 0) {
         paused--;
+        setImmediate(turnEnded);
         return;
       }
       polling = true;

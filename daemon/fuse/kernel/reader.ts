@@ -22,7 +22,14 @@ import { TRANSFER_BYTES_MAX } from './protocol.ts';
 const REQUEST_BYTES_MAX = TRANSFER_BYTES_MAX + 4096;
 const MOUNT_POLL_MS = 1;
 
-type Handle = (words: Uint32Array, bytes: Buffer) => void;
+export interface ReaderEvents {
+  /** Gets every request; must not throw. */
+  handle(words: Uint32Array, bytes: Buffer): void;
+  /** The turn of the event loop in which requests came is over. */
+  readonly turnEnded: () => void;
+  /** Whether answers are still to come. */
+  readonly isWaiting: () => boolean;
+}
 
 export interface Reader {
   /** Settles when the kernel says that the mount is gone, or after `stop`. The descriptor is closed then. */
@@ -31,17 +38,14 @@ export interface Reader {
   stop(): void;
 }
 
-/**
- * Takes over `descriptor` (open, O_NONBLOCK). `handle` gets every request; it must not throw. `isWaiting` tells
- * whether answers are still to come.
- */
-export function startReader(descriptor: number, handle: Handle, isWaiting: () => boolean): Reader {
+/** Takes over `descriptor` (open, O_NONBLOCK). */
+export function startReader(descriptor: number, events: ReaderEvents): Reader {
   const memory = new ArrayBuffer(REQUEST_BYTES_MAX);
   const words = new Uint32Array(memory);
   const bytes = Buffer.from(memory);
   const { promise: closed, resolve } = Promise.withResolvers<void>();
   const pipe = openPipe(descriptor);
-  const poll = startPolling(isWaiting);
+  const poll = startPolling(events);
   const socket = new Socket({
     handle: pipe,
     readable: true,
@@ -49,7 +53,7 @@ export function startReader(descriptor: number, handle: Handle, isWaiting: () =>
     onread: {
       buffer: bytes,
       callback() {
-        handle(words, bytes);
+        events.handle(words, bytes);
         poll.touch();
         return true;
       },
@@ -71,7 +75,8 @@ export function startReader(descriptor: number, handle: Handle, isWaiting: () =>
       else socket.destroy();
       return;
     }
-    handle(words, bytes);
+    events.handle(words, bytes);
+    poll.touch();
     socket.resume();
   };
   waitForMount();
