@@ -8,7 +8,7 @@
 import { FsError } from '../protocol/errors.ts';
 import { type Inode, type MountId, NO_MOUNT } from '../protocol/ids.ts';
 import type { Log } from '../runtime/log.ts';
-import type { Attributes, Caller, FileSystem, Invalidation, ListedEntry } from './interface.ts';
+import type { Attributes, Caller, FileSystem, Invalidation, ListedEntry, MaybePromise } from './interface.ts';
 import { keptCaches } from './kept-caches.ts';
 import type { Locks } from './locks.ts';
 import { remoteCache } from './remote-cache.ts';
@@ -174,6 +174,14 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
     if (writes.isDirty(inode)) await writes.flush(inode);
   }
 
+  async function flushThen(inode: Inode, next: () => MaybePromise<void>): Promise<void> {
+    try {
+      await writes.flush(inode);
+    } finally {
+      await next();
+    }
+  }
+
   function noteOpen(mount: MountId, inode: Inode): void {
     const key = openKey(mount, inode);
     const open = opens.get(key);
@@ -315,9 +323,7 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
     flush(caller, inode, owner) {
       const drop = () => locks.drop(inode, { mount: caller.mount, owner });
       if (!writes.isDirty(inode)) return drop();
-      return writes.flush(inode).finally(async () => {
-        await drop();
-      });
+      return flushThen(inode, drop);
     },
     fsync: (inode, dataOnly) => writes.flush(inode, { dataOnly }),
     async read(caller, inode, offset, target) {
@@ -374,9 +380,7 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
       const set = () => locks.set(inode, owner, lock, { wait, flock, signal: caller.signal });
       // The next owner must see what this one wrote.
       if (lock.type !== 'unlock' || !writes.isDirty(inode)) return set();
-      return writes.flush(inode).finally(async () => {
-        await set();
-      });
+      return flushThen(inode, set);
     },
     releaseFlock: (inode, owner) => locks.releaseFlock(inode, owner),
     forget: (inode) => void known.delete(inode),
