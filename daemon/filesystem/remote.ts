@@ -6,7 +6,7 @@
  */
 
 import { FsError } from '../protocol/errors.ts';
-import { type Inode, type MountId, NO_MOUNT } from '../protocol/ids.ts';
+import { FILE_BYTES_MAX, type Inode, type MountId, NO_MOUNT, type Timestamp } from '../protocol/ids.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Attributes, Caller, FileSystem, Invalidation, ListedEntry, MaybePromise } from './interface.ts';
 import { keptCaches } from './kept-caches.ts';
@@ -22,6 +22,7 @@ const OVERTAKEN_MAX = 8;
 const KNOWN_MAX = 50_000;
 /** A listing is fetched in pages of at least so many entries, whatever the kernel's buffer holds. */
 const PAGE_ENTRIES = 256;
+const RELATIME_SECONDS = 24 * 60 * 60;
 
 export interface RemoteFileSystem extends FileSystem {
   readonly connection: RemoteConnection;
@@ -174,6 +175,12 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
     if (writes.isDirty(inode)) await writes.flush(inode);
   }
 
+  /** The server moves the time of access by relatime: where it does, the remembered one is old. */
+  function accessed(inode: Inode): void {
+    const attributes = cache.get(inode, 'attributes') as Attributes | undefined;
+    if (attributes !== undefined && movesAccess(attributes)) cache.own(inode);
+  }
+
   async function flushThen(inode: Inode, next: () => MaybePromise<void>): Promise<void> {
     try {
       await writes.flush(inode);
@@ -209,6 +216,7 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
     const names = cache.get(inode, key) as Page | undefined;
     const remembered = names === undefined ? undefined : withAttributes(names);
     if (remembered !== undefined) return remembered.slice(0, limit);
+    accessed(inode);
     const value = await read(
       'readdirPlus',
       [inode, cookie, Math.max(limit, PAGE_ENTRIES)],
@@ -276,6 +284,7 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
     readlink(caller, inode) {
       const remembered = cache.get(inode, 'target') as Uint8Array | undefined;
       if (remembered !== undefined) return remembered;
+      accessed(inode);
       const remember = (value: Uint8Array): void => cache.set(inode, 'target', Buffer.copyBytesFrom(value));
       return read('readlink', [inode], callerOf(caller), () => [inode], remember);
     },
@@ -329,11 +338,16 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
     async read(caller, inode, offset, target) {
       const { value, bytes } = await connection.ask('read', [inode, offset, target.length], callerOf(caller));
       bytes.copy(target, 0, 0, value);
+      accessed(inode);
       return value;
     },
     write(caller, inode, offset, data, flags) {
       cache.own(inode);
-      if (!flags.append) return writes.write(caller, inode, offset, data, flags.killPrivileges);
+      if (!flags.append) {
+        if (offset >= FILE_BYTES_MAX) throw new FsError('EFBIG');
+        const fitting = data.subarray(0, FILE_BYTES_MAX - offset);
+        return writes.write(caller, inode, offset, fitting, flags.killPrivileges);
+      }
       return append(caller, inode, offset, Buffer.copyBytesFrom(data), flags.killPrivileges);
     },
     async allocate(caller, inode, mode, range) {
@@ -440,6 +454,12 @@ export function openRemoteFileSystem(options: RemoteOptions): RemoteFileSystem {
 type Page = readonly { readonly entry: ListedEntry['entry']; readonly plain: boolean }[];
 
 const NOBODY = { mount: NO_MOUNT, uid: 0, gid: 0, pid: 0 };
+
+function movesAccess({ atime, mtime, ctime }: Attributes): boolean {
+  const isOlder = (time: Timestamp): boolean =>
+    atime.seconds < time.seconds || (atime.seconds === time.seconds && atime.nanoseconds <= time.nanoseconds);
+  return isOlder(mtime) || isOlder(ctime) || Date.now() / 1000 - atime.seconds >= RELATIME_SECONDS;
+}
 
 function openKey(mount: MountId, inode: Inode): string {
   return `${mount}:${inode}`;
