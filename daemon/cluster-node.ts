@@ -20,6 +20,7 @@ import { type Discovery, openDiscovery } from './cluster/discovery.ts';
 import { openEpochFile } from './cluster/epoch-file.ts';
 import { type ClusterLocks, clusterLocks, type LockLeader } from './filesystem/cluster-locks.ts';
 import type { ClusterView } from './filesystem/context.ts';
+import { takeTag } from './filesystem/operation-tags.ts';
 import type { Metadata } from './metadata/metadata.ts';
 import { createIdentity, type Identity, loadIdentity, renewIdentity } from './peers/identity.ts';
 import { openJoinSecrets } from './peers/join-secrets.ts';
@@ -50,6 +51,7 @@ export interface ClusterHealth {
 }
 
 export interface ClusterNode {
+  readonly peers: PeerNetwork;
   readonly replication: Replication;
   readonly chunks: ReplicatedChunks;
   readonly locks: ClusterLocks;
@@ -72,7 +74,7 @@ export interface ClusterHooks {
   /** This node leads from now on. */
   leads(): void;
   /** Kernels were told of everything that was applied. */
-  told(): Promise<void> | undefined;
+  told(crossed: boolean): Promise<void> | undefined;
   /** Which of these inodes this node uses. */
   held(inodes: readonly Inode[]): readonly Inode[];
 }
@@ -154,7 +156,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     timeoutMs: config.mount.timeoutMs,
     joining: storage.directory.format.origin === 'joined',
     figures,
-    beforeAck: () => hooks?.told(),
+    beforeAck: (crossed) => hooks?.told(crossed),
     async onFork(fork) {
       await Promise.resolve();
       log.error('a history that this node led has lost against another one', {
@@ -434,6 +436,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
 
   const running = stack.move();
   return {
+    peers,
     replication,
     chunks,
     locks,
@@ -441,7 +444,10 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     control,
     metadata: {
       ...metadata,
-      propose: (operation, payload) => replication.propose(operation, payload),
+      propose(operation, payload) {
+        const tag = takeTag(operation);
+        return replication.propose(operation, payload, tag === undefined ? {} : { tag });
+      },
       barrier: (alone) => (others().length === 0 ? metadata.barrier(alone) : replication.barrier()),
     },
     health: () => ({ hasOthers: others().length > 0, health: control.health() }),

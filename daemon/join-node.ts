@@ -7,6 +7,7 @@
  */
 
 import { advertisedAddress } from './advertise.ts';
+import { saveMembers } from './known-members.ts';
 import { joinCluster } from './peers/join.ts';
 import { readToken } from './peers/token.ts';
 import type { Config } from './protocol/config.ts';
@@ -44,6 +45,7 @@ export async function joinNode(config: Config, tokenText: string): Promise<JoinR
     role,
     address: advertisedAddress({ bind, advertise, port }),
   });
+  if (role === 'client') saveMembers(dataDirectory, joined);
   markJoined(dataDirectory, { clusterId: joined.identity.clusterId, memberNumber: joined.number });
   return {
     node: id,

@@ -40,6 +40,8 @@ export interface MountsOptions {
   /** Mount ids count from here; unique among the mounts of all nodes. */
   readonly firstId: number;
   readonly log: Log;
+  /** Clients whose kernels must hear of a change, too, before it is answered. */
+  readonly clients?: { told(): Promise<void> | undefined };
 }
 
 export function openMounts(options: MountsOptions): Mounts {
@@ -63,14 +65,17 @@ export function openMounts(options: MountsOptions): Mounts {
 
   function othersThan(id: MountId): OtherMounts {
     return {
-      any: () => mounts.size > 1,
+      any: () => mounts.size > 1 || options.clients !== undefined,
       async told() {
+        const clients = options.clients?.told();
+        if (clients === undefined && mounts.size <= 1) return;
         const others = [...mounts.values()].filter(({ mount }) => mount.id !== id);
         // Two changes of one directory may each hold the lock that telling the other's kernel needs.
         const crossed = others.some(({ mount }) => (waiting.get(mount.id) ?? 0) > 0);
         const told = Promise.all(others.map(({ mount }) => mount.drained()));
         waiting.set(id, (waiting.get(id) ?? 0) + 1);
         await (crossed ? Promise.race([told, delay(CROSSED_WAIT_MS)]) : told);
+        await clients;
         waiting.set(id, (waiting.get(id) ?? 1) - 1);
       },
     };

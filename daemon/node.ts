@@ -1,5 +1,6 @@
 /** One running node, of whichever kind its role asks for. */
 
+import { startClientNode } from './client-node.ts';
 import type { Config } from './protocol/config.ts';
 import type { Log } from './runtime/log.ts';
 import { startStoringNode } from './storing-node.ts';
@@ -23,5 +24,5 @@ export interface NodeOptions {
 
 /** Errors: WarrenError of whatever is in the way, after everything started was ended. */
 export function startNode(options: NodeOptions): Promise<RunningNode> {
-  return startStoringNode(options);
+  return options.config.node.role === 'client' ? startClientNode(options) : startStoringNode(options);
 }

@@ -15,6 +15,7 @@ import { type ClusterNode, openClusterNode } from './cluster-node.ts';
 import { type ControlServer, startControlServer } from './control/server.ts';
 import { mountBase } from './filesystem/cluster-locks.ts';
 import { openFileSystem } from './filesystem/filesystem.ts';
+import { bothTold, serveClientNodes } from './client-serving.ts';
 import { fsckRunning } from './fsck/fsck.ts';
 import { openMounts } from './mounts.ts';
 import type { NodeOptions, RunningNode } from './node.ts';
@@ -76,19 +77,30 @@ export async function startStoringNode(options: NodeOptions): Promise<RunningNod
     cluster: cluster.view,
   });
   stack.defer(() => filesystem.close());
+  const clients = serveClientNodes({
+    self: config.node.id,
+    peers: cluster.peers,
+    replication: cluster.replication,
+    filesystem,
+    control: cluster.control.handlers,
+    mountsTold: () => mounts.told(),
+    log: log.room('clients'),
+  });
+  stack.defer(() => clients.close());
   const mounts = openMounts({
     filesystem,
     driver: config.mount.driver,
     allowOther: config.mount.allowOther,
     firstId: mountBase(storage.directory.format.memberNumber) + 1,
     log: log.room('fuse'),
+    clients,
   });
   stack.defer(() => mounts.close());
   cluster.attach({
     applied: ({ operation, outcome }) => filesystem.applied(operation, outcome),
     rewound: () => filesystem.rewound(),
     leads: () => filesystem.maintenance.leads(),
-    told: () => mounts.told(),
+    told: (crossed) => bothTold(mounts.told(), clients.told(), crossed),
     held: (inodes) => filesystem.maintenance.heldOf(inodes),
   });
 

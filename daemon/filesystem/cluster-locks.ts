@@ -26,7 +26,7 @@ import { type HeldSpan, type Locks, type LockTable, lockTable } from './locks.ts
 /** How long a new leader gives nothing while nodes have not told what they hold. */
 const GRACE_MS = 5000;
 /** Mounts of one node have ids `member number * this` and up. */
-const MOUNTS_PER_NODE = 65_536;
+export const MOUNTS_PER_NODE = 65_536;
 const RETRY_MS = 50;
 
 /** Who leads, as the lock tables need to know it. `term` changes with every leadership. */

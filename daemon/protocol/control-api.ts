@@ -65,6 +65,8 @@ export const statusSchema = z.object({
   /** Empty when the daemon was started without one. */
   configFile: z.string(),
   memory: z.object({ residentBytes: count, heapBytes: count }),
+  /** Of a client: calls to storing nodes so far. */
+  clientCalls: count.optional(),
 });
 export type Status = z.output<typeof statusSchema>;
 

@@ -185,8 +185,11 @@ export interface PeerMethods {
     readonly answer: { readonly held: readonly Inode[] };
   };
   lock: { readonly request: LockCall; readonly answer: LockAnswer };
-  /** One call of a client's mount on the file system of a storing node (`filesystem/remote`). */
+  /** One call of a client's mount on the file system of a storing node; the shapes are in `filesystem/remote-protocol`. */
   'file-call': { readonly request: unknown; readonly answer: unknown };
+  /** A client begins with a server; it fetches what it must be told of. */
+  'file-session': { readonly request: unknown; readonly answer: unknown };
+  'file-events': { readonly request: unknown; readonly answer: unknown };
   /** A request of the control channel, carried to another node. */
   control: {
     readonly request: { readonly method: string; readonly params: unknown };
@@ -209,6 +212,7 @@ export const LANES: { readonly [M in PeerMethod]: Lane } = {
   heartbeat: 'control',
   'take-over': 'control',
   control: 'control',
+  'file-events': 'control',
   member: 'control',
   append: 'log',
   forward: 'log',
@@ -217,6 +221,7 @@ export const LANES: { readonly [M in PeerMethod]: Lane } = {
   'held-inodes': 'log',
   lock: 'log',
   'file-call': 'log',
+  'file-session': 'log',
   'snapshot-open': 'bulk',
   'snapshot-read': 'bulk',
   'snapshot-close': 'bulk',

@@ -2,7 +2,7 @@
 
 import type { Coordinator } from '../cluster/coordinator.ts';
 import type { Peers } from '../peers/interface.ts';
-import type { EncodedEntry, LogPosition } from '../protocol/cluster.ts';
+import type { EncodedEntry, LogPosition, OperationTag } from '../protocol/cluster.ts';
 import type { NodeId, Version } from '../protocol/ids.ts';
 import type { NodeFigures } from '../protocol/peer-api.ts';
 import type { Clock, Timers } from '../runtime/clock.ts';
@@ -37,8 +37,11 @@ export interface ReplicationOptions {
   /** It joined a cluster and may not have its state yet (until its own member entry arrives). */
   readonly joining: boolean;
   figures(): NodeFigures;
-  /** Before an entry of another node counts as done here: kernels are told what is old. Undefined: nothing to wait for. */
-  beforeAck?(): Promise<void> | undefined;
+  /**
+   * Before an entry of another node counts as done here: kernels are told what is old. Undefined: nothing to wait for.
+   * `crossed`: a kernel may hold the lock that telling it needs until a proposal of this node is answered.
+   */
+  beforeAck?(crossed: boolean): Promise<void> | undefined;
   /** Keeps the entries before they are dropped; nothing is dropped while it has not resolved. */
   onFork(fork: Fork): Promise<void>;
 }
@@ -48,6 +51,8 @@ export type Context = ReplicationOptions & {
   committed(): Version;
   /** This node has proposals that are not answered yet. */
   hasProposals(): boolean;
+  /** The version of the operation with this tag, where it is in the log already (of the newest ones). */
+  doneAs(tag: OperationTag): Version | undefined;
   /** It grew. */
   noteCommitted(version: Version): void;
   /** This node's disk refused: it leads no more and says so. */

@@ -34,7 +34,9 @@ export function forwardedTo(leading: Leading, context: Context): Forwards {
     let version: Version;
     try {
       const { operation, payload } = state.decodeProposal(bytes);
-      version = leading.propose({ operation, payload, tag: request.tag }).version;
+      // A client repeats through another node, or under another leader, what is in the log already.
+      version =
+        context.doneAs(request.tag) ?? leading.propose({ operation, payload, tag: request.tag }).version;
     } catch (error) {
       if (!(error instanceof FsError)) throw error;
       const { code, message } = error;

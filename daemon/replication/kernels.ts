@@ -3,22 +3,20 @@
  * so the next read here, after the change was answered anywhere, sees it.
  *
  * A kernel may hold the lock that telling it needs, for a request that waits for an entry behind this very one. That can
- * only be while this node has proposals of its own under way; then the wait is short. Otherwise it lasts as long as a
- * busy machine needs.
+ * only be while this node has proposals of its own under way; whoever tells then waits shortly. Otherwise it lasts as long
+ * as a busy machine needs.
  */
 
 import type { Context } from './context.ts';
 
 const TOLD_WITHIN_MS = 500;
-const CROSSED_WITHIN_MS = 5;
 
 /** Undefined: nothing to wait for. Never rejects. */
 export function kernelsTold(context: Context): Promise<void> | undefined {
-  const told = context.beforeAck?.();
+  const told = context.beforeAck?.(context.hasProposals());
   if (told === undefined) return undefined;
   const { promise, resolve } = Promise.withResolvers<void>();
-  const limitMs = context.hasProposals() ? CROSSED_WITHIN_MS : TOLD_WITHIN_MS;
-  const cancel = context.timers.after(limitMs, resolve);
+  const cancel = context.timers.after(TOLD_WITHIN_MS, resolve);
   told.then(resolve, () => resolve());
   return promise.then(cancel);
 }

@@ -203,7 +203,11 @@ export function openProposals(options: {
     let version: Version;
     try {
       const { operation, payload, tag } = pending;
-      const done = leading.propose({ operation, payload, tag });
+      const known = context.doneAs(tag);
+      const done =
+        known === undefined
+          ? leading.propose({ operation, payload, tag })
+          : { version: known, outcome: pending.outcome };
       version = done.version;
       pending.outcome = done.outcome;
       pending.appliedAt = version;

@@ -55,6 +55,7 @@ export function openReplication(options: ReplicationOptions): Replication {
     ...options,
     committed: () => committed,
     hasProposals: () => proposals.pending(),
+    doneAs: (tag) => tags.find(tag),
     noteCommitted(version) {
       if (version <= committed) return;
       committed = version;

@@ -13,7 +13,7 @@ import { FsError, ERRNO, systemErrorCode } from '../../protocol/errors.ts';
 import { type Inode, type MountId, ROOT_INODE } from '../../protocol/ids.ts';
 import type { Log } from '../../runtime/log.ts';
 import { type BufferPool, createBufferPool } from './buffers.ts';
-import { type KnownInodes, knownInodes } from './known-inodes.ts';
+import { type KnownInodes, knownInodes } from '../../runtime/known-inodes.ts';
 import { OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Request } from './request.ts';
 

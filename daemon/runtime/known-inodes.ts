@@ -6,7 +6,7 @@
  * taken out: FORGET is not counted.
  */
 
-import type { Inode } from '../../protocol/ids.ts';
+import type { Inode } from '../protocol/ids.ts';
 
 /** 2 MiB: at a million files the chance of a false "yes" is 6 %. */
 const BITS = 2 ** 24;
