@@ -15,8 +15,11 @@ import { NOTIFY, OUT_HEADER_BYTES, put64 } from './protocol.ts';
 import type { Session } from './session.ts';
 
 const QUEUE_MAX = 65_536;
-/** Longer than a busy machine needs to wake the thread; only two changes that wait for each other take so long. */
-const DRAIN_WAIT_MS = 50;
+/**
+ * Longer than an overloaded machine needs to wake the thread: with 50 ms and a load of 10 the other mount still saw the
+ * old state. Two changes that wait for each other do not wait so long: `mounts.ts` sees that they cross.
+ */
+const DRAIN_WAIT_MS = 1000;
 /** Writing back a large mapping takes a while; longer than this is answered without it. */
 const WRITE_BACK_WAIT_MS = 10_000;
 /** FUSE_NOTIFY_INC_EPOCH came with 7.44. */
