@@ -1,9 +1,11 @@
 /**
  * What a storing node does for clients: carries their calls to the file system, and answers for the cluster where they
- * have nothing to say themselves (`warren servers` on a client).
+ * have nothing to say themselves (`warren servers` on a client). The leader ends the locks of a client that it has lost
+ * for LOCKS_MS; one that was only cut off tells what it holds when it asks for a lock again.
  */
 
 import { setTimeout as delay } from 'node:timers/promises';
+import type { ClusterLocks } from './filesystem/cluster-locks.ts';
 import type { LocalFileSystem } from './filesystem/filesystem.ts';
 import type { EventsRequest, FileRequest, SessionRequest } from './filesystem/remote-protocol.ts';
 import { serveClients } from './filesystem/remote-server.ts';
@@ -16,6 +18,7 @@ import type { Log } from './runtime/log.ts';
 
 /** How long this node's own kernels are waited for while one may hold the lock that telling it needs. */
 const CROSSED_WITHIN_MS = 5;
+const LOCKS_MS = 10_000;
 
 export interface ClientServing {
   /** Every client was told of every change so far; undefined: nobody has to be. */
@@ -28,6 +31,7 @@ export function serveClientNodes(options: {
   readonly peers: Peers;
   readonly replication: Replication;
   readonly filesystem: LocalFileSystem;
+  readonly locks: ClusterLocks;
   readonly control: Pick<ControlHandlers, 'servers' | 'replication'>;
   mountsTold(): Promise<void> | undefined;
   readonly log: Log;
@@ -79,7 +83,30 @@ export function serveClientNodes(options: {
       hint: 'ask on that node itself',
     });
   });
-  return { told: () => clients.told(), close: () => clients.close() };
+  const lost = new Map<NodeId, NodeJS.Timeout>();
+  const stopLinks = peers.onLink((id, state) => {
+    if (state === 'connected') {
+      clearTimeout(lost.get(id));
+      lost.delete(id);
+      return;
+    }
+    const isClient = replication.members().some((member) => member.id === id && member.role === 'client');
+    if (lost.has(id) || !isClient) return;
+    const timer = setTimeout(() => {
+      lost.delete(id);
+      options.locks.nodeLost(numberOf(id));
+    }, LOCKS_MS);
+    timer.unref();
+    lost.set(id, timer);
+  });
+  return {
+    told: () => clients.told(),
+    close() {
+      stopLinks();
+      for (const timer of lost.values()) clearTimeout(timer);
+      clients.close();
+    },
+  };
 }
 
 /** Kernels of this node and of its clients; how long each side may take is decided here and there. */

@@ -82,6 +82,7 @@ export async function startStoringNode(options: NodeOptions): Promise<RunningNod
     peers: cluster.peers,
     replication: cluster.replication,
     filesystem,
+    locks: cluster.locks,
     control: cluster.control.handlers,
     mountsTold: () => mounts.told(),
     log: log.room('clients'),

@@ -459,7 +459,11 @@ export function fileData(options: FileDataOptions): FileData {
       files.get(inode)?.extents.clear();
     },
     changedAll() {
-      for (const file of files.values()) file.extents.clear();
+      for (const file of files.values()) {
+        file.extents.clear();
+        // The same version may stand for another state now.
+        file.row = undefined;
+      }
       return [...files.keys()];
     },
     dirtyBytes: () => bytesInMemory,

@@ -151,7 +151,11 @@ export function serveClients(options: RemoteServerOptions): RemoteServer {
       const reason = options.refusal();
       if (reason !== undefined) return { kind: 'refused', reason, standing: options.standing() };
       const old = sessions.get(from);
-      const session = openSession(from, name);
+      const session = openSession(from, name, () =>
+        log.info('a client did not hear of a change in time; changes wait for it again when it has', {
+          client: from,
+        }),
+      );
       sessions.set(from, session);
       for (const { mount, inode, count } of opens) {
         for (let left = count; left > 0; left--) openFor(session, mount, inode);

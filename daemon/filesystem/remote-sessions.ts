@@ -16,7 +16,7 @@ import { type KnownInodes, knownInodes } from '../runtime/known-inodes.ts';
 import type { Invalidation } from './interface.ts';
 
 const EVENTS_MAX = 8192;
-const TOLD_WITHIN_MS = 500;
+const TOLD_WITHIN_MS = 1000;
 const CROSSED_WITHIN_MS = 5;
 /** A client that wants events is answered at the latest after this: its sign of life. */
 const POLL_MS = 1000;
@@ -42,7 +42,7 @@ export interface Session {
   close(): void;
 }
 
-export function openSession(client: NodeId, name: string): Session {
+export function openSession(client: NodeId, name: string, onSlow: () => void): Session {
   const changing = new Map<Inode, number>();
   const known = knownInodes();
   let waiting = new Map<string, Invalidation>();
@@ -124,7 +124,10 @@ export function openSession(client: NodeId, name: string): Session {
       return new Promise((resolve) => {
         const timer = setTimeout(
           () => {
-            if (!crossed && toldTo < number) slow = true;
+            if (!crossed && !slow && toldTo < number) {
+              slow = true;
+              onSlow();
+            }
             resolve();
           },
           crossed ? CROSSED_WITHIN_MS : TOLD_WITHIN_MS,

@@ -9,7 +9,8 @@
 
 import type { Context } from './context.ts';
 
-const TOLD_WITHIN_MS = 500;
+/** Less than what a leader waits for a node. */
+const TOLD_WITHIN_MS = 1000;
 
 /** Undefined: nothing to wait for. Never rejects. */
 export function kernelsTold(context: Context): Promise<void> | undefined {
