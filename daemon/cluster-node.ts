@@ -21,6 +21,7 @@ import { openEpochFile } from './cluster/epoch-file.ts';
 import { type ClusterLocks, clusterLocks, type LockLeader } from './filesystem/cluster-locks.ts';
 import type { ClusterView } from './filesystem/context.ts';
 import type { Metadata } from './metadata/metadata.ts';
+import { mergingOf } from './merging-node.ts';
 import { createIdentity, type Identity, loadIdentity, renewIdentity } from './peers/identity.ts';
 import { openJoinSecrets } from './peers/join-secrets.ts';
 import { openPeers, type PeerNetwork } from './peers/peers.ts';
@@ -155,15 +156,23 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     joining: storage.directory.format.origin === 'joined',
     figures,
     beforeAck: () => hooks?.told(),
-    async onFork(fork) {
-      await Promise.resolve();
-      log.error('a history that this node led has lost against another one', {
-        entries: fork.entries?.length ?? 'unknown',
-      });
-    },
+    onFork: (fork) => merging.keep(fork),
   });
   opened = replication;
+  const merging = mergingOf({
+    self,
+    dataDirectory,
+    metadata,
+    replication,
+    chunks,
+    peers,
+    leaderId,
+    clock,
+    log,
+  });
   stack.defer(() => chunks.close());
+  // Its proposals end with replication.
+  stack.defer(() => merging.close());
   // Leadership goes to another node while everything still answers.
   stack.defer(() => replication.close());
 

@@ -27,7 +27,7 @@ import {
 } from '../protocol/ids.ts';
 import type { Operation, XattrChange } from '../protocol/operations.ts';
 import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
-import { changedContent, invalidationsOf } from './applied.ts';
+import { changedContent, gainedName, invalidationsOf } from './applied.ts';
 import type { Context, FileSystemOptions } from './context.ts';
 import { fileData } from './file-data.ts';
 import type {
@@ -454,7 +454,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       if (content !== undefined) data.changed(content);
       if (listeners.size > 0) invalidationsOf(operation, outcome).forEach(emit);
       if (outcome.removed?.orphaned === true) maintenance.orphaned(outcome.removed.inode, NO_MOUNT);
-      if (operation.kind === 'link') maintenance.named(operation.inode);
+      for (const inode of gainedName(operation)) maintenance.named(inode);
       if (operation.kind !== 'write') return;
       for (const { offset, chunkBytes } of operation.extents) {
         if (chunkBytes <= SMALL_CHUNK_BYTES_MAX) maintenance.noteSmallExtents(operation.inode, offset);
