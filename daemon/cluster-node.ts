@@ -56,6 +56,8 @@ export interface ClusterNode {
   readonly locks: ClusterLocks;
   readonly view: ClusterView;
   readonly control: ClusterControl;
+  /** Histories of a partition that are not merged yet. */
+  merging(): number;
   /** The metadata as the file system uses them: changes go through the leader. */
   readonly metadata: Metadata;
   health(): ClusterHealth;
@@ -448,6 +450,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     locks,
     view,
     control,
+    merging: () => merging.waiting(),
     metadata: {
       ...metadata,
       propose: (operation, payload) => replication.propose(operation, payload),

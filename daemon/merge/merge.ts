@@ -245,7 +245,7 @@ export async function merge(world: MergeWorld): Promise<MergeResult> {
     const step = `deleted ${nameKey(parent, name)}`;
     if (losing.names(found.inode).length > 0 || world.isDone(step)) return;
     // Deleted on the losing side, changed on the other: kept.
-    await addConflict('deleted', { parent, name }, null);
+    await addConflict('removed', { parent, name }, null);
     result.conflicts++;
     world.done(step);
   }

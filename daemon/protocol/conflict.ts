@@ -3,11 +3,11 @@
 import type { Inode, Name, NodeId, Timestamp } from './ids.ts';
 
 /**
- * content: both changed the file. name: both gave the name to different things. deleted: one side deleted what the
- * other changed; it is kept. directory: one side removed a directory in which the other made something; it is there
- * again.
+ * content: both changed the file. name: both gave the name to different things. deleted: deleted by the side that stays,
+ * changed by the other; kept. removed: the other way round; kept. directory: the side that stays removed a directory
+ * in which the other made something; it is there again.
  */
-export const CONFLICT_KINDS = ['content', 'name', 'deleted', 'directory'] as const;
+export const CONFLICT_KINDS = ['content', 'name', 'deleted', 'removed', 'directory'] as const;
 export type ConflictKind = (typeof CONFLICT_KINDS)[number];
 
 export interface Conflict {

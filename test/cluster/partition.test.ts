@@ -71,6 +71,20 @@ async function grows(writer: Writer, by: number): Promise<void> {
   );
 }
 
+/** In sync, and what both sides did is one again. */
+async function merged(cluster: Cluster): Promise<void> {
+  await cluster.settled(SETTLE_TIMEOUT_MS);
+  await until(
+    SETTLE_TIMEOUT_MS,
+    () => `a merge does not end:\n${cluster.nodes.map((node) => node.log()).join('\n---\n')}`,
+    async () => {
+      const lists = await Promise.all(cluster.nodes.map((node) => node.call('conflicts', {})));
+      return lists.every(({ merging }) => merging === 0);
+    },
+  );
+  await cluster.settled(SETTLE_TIMEOUT_MS);
+}
+
 /** Every content below the mount. */
 function contents(node: ClusterNode): Set<string> {
   const found = new Set<string>();
@@ -148,7 +162,7 @@ test('a leader that is cut off goes on, the others go on, and healed they have w
   fs.writeFileSync(join(leader.mount, 'both.txt'), 'the leader changed it');
   fs.writeFileSync(join(survivor.mount, 'both.txt'), 'the others changed it');
   network.heal(cluster.nodes.indexOf(leader));
-  await cluster.settled(SETTLE_TIMEOUT_MS);
+  await merged(cluster);
   assert.deepEqual(here.errors, []);
   assert.deepEqual(there.errors, []);
   assertSame(cluster);
