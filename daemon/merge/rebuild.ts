@@ -85,7 +85,7 @@ async function write(world: MergeWorld, inode: Inode, extents: readonly ExtentRo
         extents: extents.map(({ offset, length, hash, chunkBytes, chunkOffset }) => ({
           ...{ offset, length, hash, chunkBytes, chunkOffset },
         })),
-        sizeAtLeast: 0,
+        sizeAtLeast: extents.reduce((end, { offset, length }) => Math.max(end, offset + length), 0),
         time: world.now(),
       },
       payload,

@@ -16,6 +16,8 @@ const SETTLE_TIMEOUT_MS = 90_000;
 /** Heartbeats are missed after two seconds; a busy machine needs longer, a hang is not. */
 const PAUSE_MAX_MS = 15_000;
 const POLL_MS = 10;
+/** Two chunks, one of them not whole. */
+const LARGE_BYTES = 5 * 1024 * 1024;
 
 interface Writer {
   /** Contents that fsync acknowledged; each is unlike every other. */
@@ -144,7 +146,12 @@ test('a leader that is cut off goes on, the others go on, and healed they have w
   const leader = await cluster.leader();
   const survivor = cluster.nodes.find((node) => node !== leader);
   assert.ok(survivor !== undefined);
-  fs.writeFileSync(join(leader.mount, 'both.txt'), 'before');
+  const at = (node: ClusterNode, name: string) => join(node.mount, name);
+  const large = (text: string) => Buffer.alloc(LARGE_BYTES, text);
+  fs.writeFileSync(at(leader, 'both.txt'), 'before');
+  fs.writeFileSync(at(leader, 'large'), large('before '));
+  fs.mkdirSync(at(leader, 'folder'));
+  const inode = fs.statSync(at(leader, 'large')).ino;
   const here = startWriter(survivor, 'here');
   const there = startWriter(leader, 'there');
   await grows(here, 20);
@@ -159,8 +166,14 @@ test('a leader that is cut off goes on, the others go on, and healed they have w
   assert.ok(here.longestMs < PAUSE_MAX_MS, `a pause of ${here.longestMs} ms`);
   await here.stop();
   await there.stop();
-  fs.writeFileSync(join(leader.mount, 'both.txt'), 'the leader changed it');
-  fs.writeFileSync(join(survivor.mount, 'both.txt'), 'the others changed it');
+  // One of both sides loses, and each does what the merge must do.
+  for (const node of [leader, survivor]) {
+    fs.writeFileSync(at(node, 'both.txt'), `${node.id} changed it`);
+    fs.writeFileSync(at(node, `large of ${node.id}`), large(`${node.id} `));
+    fs.symlinkSync(`to ${node.id}`, at(node, `folder/link of ${node.id}`));
+  }
+  // Only one side: it is changed in place, whichever side loses.
+  fs.writeFileSync(at(leader, 'large'), large('after '), { flag: 'r+' });
   network.heal(cluster.nodes.indexOf(leader));
   await merged(cluster);
   assert.deepEqual(here.errors, []);
@@ -169,7 +182,59 @@ test('a leader that is cut off goes on, the others go on, and healed they have w
   assertKept(cluster, [
     ...here.acknowledged,
     ...there.acknowledged,
-    'the leader changed it',
-    'the others changed it',
+    `${leader.id} changed it`,
+    `${survivor.id} changed it`,
+    large(`${leader.id} `).toString(),
+    large(`${survivor.id} `).toString(),
+    large('after ').toString(),
   ]);
+  assert.equal(fs.statSync(at(survivor, 'large')).ino, inode, 'a file that one side changed stays itself');
+  assert.deepEqual(fs.readdirSync(at(survivor, 'folder')).length, 2);
+
+  const { conflicts } = await survivor.call('conflicts', {});
+  const [conflict] = conflicts;
+  assert.deepEqual(
+    conflicts.map(({ kind, mine }) => `${kind} ${mine.path}`),
+    ['content /both.txt'],
+  );
+  assert.match(survivor.warren(['conflicts'], 3), /both sides changed it/);
+  const theirs = fs.readFileSync(at(survivor, conflict?.theirs?.path ?? ''), 'utf8');
+  survivor.warren(['conflicts', 'resolve', String(conflict?.id), '--keep', 'theirs']);
+  for (const node of cluster.nodes) assert.equal(fs.readFileSync(at(node, 'both.txt'), 'utf8'), theirs);
+  assert.match(leader.warren(['conflicts']), /No conflicts/);
+  await cluster.settled();
+  assertSame(cluster);
+  for (const node of cluster.nodes) assert.equal((await node.call('fsck', { data: true })).clean, true);
+});
+
+test('a node that dies while it merges goes on with it after the next start', {
+  timeout: TEST_TIMEOUT_MS,
+}, async () => {
+  using network = openNetwork(3);
+  await using cluster = await startCluster({ nodes: 3, places: network.places });
+  const leader = await cluster.leader();
+  const survivor = cluster.nodes.find((node) => node !== leader);
+  assert.ok(survivor !== undefined);
+  network.cut(cluster.nodes.indexOf(leader));
+  const [here, there] = [startWriter(survivor, 'same'), startWriter(leader, 'same')];
+  await Promise.all([grows(here, 50), grows(there, 50)]);
+  await Promise.all([here.stop(), there.stop()]);
+  network.heal(cluster.nodes.indexOf(leader));
+  let merging: ClusterNode | undefined;
+  await until(
+    SETTLE_TIMEOUT_MS,
+    () => 'no node keeps what its side did',
+    () => {
+      merging = cluster.nodes.find((node) => node.log().includes('is merged when it is in sync'));
+      return Promise.resolve(merging !== undefined);
+    },
+  );
+  assert.ok(merging !== undefined);
+  await merging.kill();
+  merging.detach();
+  await merging.start();
+  await merged(cluster);
+  assertSame(cluster);
+  assertKept(cluster, [...here.acknowledged, ...there.acknowledged]);
+  for (const node of cluster.nodes) assert.equal((await node.call('fsck', { data: true })).clean, true);
 });
