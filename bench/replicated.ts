@@ -123,6 +123,7 @@ process.exitCode = await withSession(options.disk === 'loop' ? images : { kind: 
       });
       results.get(kind)?.push(speed);
       await Promise.all(used.map((store) => store.close()));
+      if (used !== stores) await Promise.all(stores.map((store) => store.close()));
     }
   }
   const medians = [...results].map(([kind, speeds]) => [kind, median(speeds)] as const);

@@ -454,7 +454,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     metadata: {
       ...metadata,
       propose: (operation, payload) => replication.propose(operation, payload),
-      barrier: () => replication.barrier(),
+      barrier: (alone) => (others().length === 0 ? metadata.barrier(alone) : replication.barrier()),
     },
     health: () => ({ hasOthers: others().length > 0, health: control.health() }),
     attach(given) {

@@ -3,17 +3,21 @@
  *
  * One `node --test` for the whole list, so that its summary ("# pass N") closes the output; durations of the
  * files stand before it. Groups run in order, cheap ones first. Two files run at a time: each starts a daemon of
- * its own. Crash and fault tests use loop devices and may run beside others.
+ * its own. Crash and fault tests use loop devices and may run beside others. A few files that failed are run once more by
+ * themselves, and named as unstable when they pass then; more failures than a few are final.
  */
 
 import { spawnSync } from 'node:child_process';
-import { globSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 
 const ROOT = dirname(import.meta.dirname);
 const CONCURRENT_FILES = 2;
 const FAST_KILL_ROUNDS = '3';
+/** Real daemons on a busy machine meet time-outs: so many files that failed get a second try, and are named. */
+const SECOND_TRIES_MAX = 4;
 
 /** Folders below test/, in the order they run; `fast` ones belong to --fast. */
 const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
@@ -26,6 +30,8 @@ const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
   { name: 'kill', pattern: 'test/crash/{load,kill}.test.ts', fast: true },
   { name: 'power', pattern: 'test/crash/{power,torn}.test.ts', fast: false },
   { name: 'programs', pattern: 'test/programs/**/*.test.ts', fast: false },
+  { name: 'simulation', pattern: 'test/simulation/**/*.test.ts', fast: false },
+  { name: 'cluster', pattern: 'test/cluster/{basics,failover,partition}.test.ts', fast: false },
 ];
 
 const { values, positionals } = parseArgs({
@@ -57,19 +63,45 @@ if (files.length === 0) {
   process.exit(1);
 }
 
-const result = spawnSync(
-  process.execPath,
-  [
-    '--test',
-    `--test-concurrency=${CONCURRENT_FILES}`,
-    `--test-reporter=${new URL('./support/reporter.ts', import.meta.url).href}`,
-    '--test-reporter-destination=stdout',
-    ...files,
-  ],
-  {
-    cwd: ROOT,
-    stdio: 'inherit',
-    env: { ...process.env, ...(values.fast === true ? { WARREN_KILL_ROUNDS: FAST_KILL_ROUNDS } : {}) },
-  },
-);
-process.exit(result.status ?? 1);
+const folder = mkdtempSync(join(tmpdir(), 'warren-run-'));
+try {
+  process.exitCode = runAll(files);
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+
+/** Exit code: 0 when every file passed, a few of them perhaps at the second try. */
+function runAll(all: readonly string[]): number {
+  const failedFiles = join(folder, 'failed');
+  const status = run(all, { concurrency: CONCURRENT_FILES, failedFiles });
+  if (status === 0) return 0;
+  const failed = existsSync(failedFiles) ? readFileSync(failedFiles, 'utf8').trim().split('\n') : [];
+  if (failed.length === 0 || failed.length > SECOND_TRIES_MAX) return status;
+  process.stdout.write(`\nonce more, one by one, what failed: ${failed.join(', ')}\n`);
+  const again = run(failed, { concurrency: 1, failedFiles: join(folder, 'failed-again') });
+  if (again === 0) process.stdout.write(`UNSTABLE: passed only at the second try: ${failed.join(', ')}\n`);
+  return again;
+}
+
+function run(some: readonly string[], options: { concurrency: number; failedFiles: string }): number {
+  const result = spawnSync(
+    process.execPath,
+    [
+      '--test',
+      `--test-concurrency=${options.concurrency}`,
+      `--test-reporter=${new URL('./support/reporter.ts', import.meta.url).href}`,
+      '--test-reporter-destination=stdout',
+      ...some,
+    ],
+    {
+      cwd: ROOT,
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        WARREN_FAILED_FILES: options.failedFiles,
+        ...(values.fast === true ? { WARREN_KILL_ROUNDS: FAST_KILL_ROUNDS } : {}),
+      },
+    },
+  );
+  return result.status ?? 1;
+}

@@ -11,15 +11,14 @@
  *
  * Nobody waits for a table to be written. Tables gather in memory and go to the small-chunk thread together; a
  * crash loses the last second of them, and the first read of those chunks checks them whole and keeps the table.
- * A table left behind by a crash between the removal of its chunk and its own is still right for its hash: 1 KiB
+ * A table left behind by a crash between the removal of its chunk and its own is still right for its hash: 4 KiB
  * of waste until that content is stored and removed again.
  */
 
 import type { DatabaseSync } from 'node:sqlite';
 import type { ChunkHash } from '../protocol/ids.ts';
 import type { WorkerPool } from '../runtime/worker-pool.ts';
-import type { BlockChecksums } from './file-jobs.ts';
-import { BLOCK_BYTES } from './layout.ts';
+import { type BlockChecksums, blockBytesOf } from './checksums.ts';
 import { HASH_BYTES, packHashes, type SmallJobs } from './small-jobs.ts';
 
 const FLUSH_AFTER_MS = 1000;
@@ -80,8 +79,9 @@ export function openBlockSums(database: DatabaseSync, thread: WorkerPool<SmallJo
         if (row === undefined || row['size'] !== size || !(row['sums'] instanceof Uint8Array))
           return undefined;
         const bytes = Uint8Array.from(row['sums']);
-        if (bytes.length !== Math.ceil(size / BLOCK_BYTES) * Uint32Array.BYTES_PER_ELEMENT) return undefined;
-        return new Uint32Array(bytes.buffer);
+        if (bytes.length % Uint32Array.BYTES_PER_ELEMENT !== 0) return undefined;
+        const checksums = new Uint32Array(bytes.buffer);
+        return blockBytesOf(size, checksums.length) === undefined ? undefined : checksums;
       } catch {
         return undefined;
       }

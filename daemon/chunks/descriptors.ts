@@ -21,6 +21,8 @@ export interface OpenFile {
 export interface Descriptors {
   /** Runs `work` with an open descriptor. Errors: the system error of open. */
   use<Result>(hash: ChunkHash, work: (file: OpenFile) => Promise<Result>): Promise<Result>;
+  /** The file if it is open: to be used before the next turn of the event loop. */
+  opened(hash: ChunkHash): OpenFile | undefined;
   /** Starts to open the file, if it is not open. */
   prepare(hash: ChunkHash): void;
   /** The file is another one now, or gone. */
@@ -30,6 +32,7 @@ export interface Descriptors {
 
 interface Entry {
   readonly opening: Promise<OpenFile>;
+  file: OpenFile | undefined;
   users: number;
   dropped: boolean;
 }
@@ -62,16 +65,23 @@ export function openDescriptors(pathOf: (hash: ChunkHash) => string): Descriptor
   function entryOf(hash: ChunkHash): Entry {
     const present = entries.get(hash);
     if (present !== undefined) return present;
-    const entry = { opening: openForReading(pathOf(hash)), users: 0, dropped: false };
+    const opening = openForReading(pathOf(hash));
+    const entry: Entry = { opening, file: undefined, users: 0, dropped: false };
     entries.set(hash, entry);
-    // Whoever uses it meets the failure; the next one tries again.
-    entry.opening.catch(() => {
-      if (entries.peek(hash) === entry) entries.delete(hash);
-    });
+    opening.then(
+      (file) => {
+        entry.file = file;
+      },
+      () => {
+        // Whoever uses it meets the failure; the next one tries again.
+        if (entries.peek(hash) === entry) entries.delete(hash);
+      },
+    );
     return entry;
   }
 
   return {
+    opened: (hash) => entries.get(hash)?.file,
     prepare: (hash) => void entryOf(hash),
     async use(hash, work) {
       const entry = entryOf(hash);
@@ -111,4 +121,15 @@ export function readParts(descriptor: number, parts: readonly Buffer[], position
     if (only !== undefined) fs.read(descriptor, only, 0, only.length, position, done);
     else fs.readv(descriptor, parts, position, done);
   });
+}
+
+/** `readParts`, waiting for the disk. */
+export function readPartsSync(descriptor: number, parts: readonly Buffer[], position: number): boolean {
+  const wanted = parts.reduce((sum, part) => sum + part.length, 0);
+  const only = parts.length === 1 ? parts[0] : undefined;
+  const count =
+    only === undefined
+      ? fs.readvSync(descriptor, parts, position)
+      : fs.readSync(descriptor, only, 0, only.length, position);
+  return count === wanted;
 }

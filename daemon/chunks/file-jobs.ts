@@ -1,9 +1,7 @@
 /** The jobs of the chunk store's file threads (file-worker.ts): shapes only, shared by both sides. */
 
 import type { ChunkHash } from '../protocol/ids.ts';
-
-/** CRC-32 of each BLOCK_BYTES of a chunk; the last block may be shorter. */
-export type BlockChecksums = Uint32Array;
+import type { BlockChecksums } from './checksums.ts';
 
 /** Inode, size, modification and change time (ns) of a file: an equal one has not been written since. */
 export type FileIdentity = string;

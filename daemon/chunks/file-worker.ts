@@ -6,19 +6,12 @@
 
 import { hash as digest } from 'node:crypto';
 import * as fs from 'node:fs';
-import { crc32 } from 'node:zlib';
 import type { ChunkHash } from '../protocol/ids.ts';
 import { systemErrorCode } from '../protocol/errors.ts';
 import { serveJobs } from '../runtime/worker-pool.ts';
-import type {
-  BlockChecksums,
-  CheckOutcome,
-  FileIdentity,
-  FileJobs,
-  Outcome,
-  WriteOutcome,
-} from './file-jobs.ts';
-import { BLOCK_BYTES, chunkPath, layoutOf, shardOf } from './layout.ts';
+import { checksumsOf } from './checksums.ts';
+import type { CheckOutcome, FileIdentity, FileJobs, Outcome, WriteOutcome } from './file-jobs.ts';
+import { chunkPath, layoutOf, shardOf } from './layout.ts';
 
 /** Quarantine keeps at most this many versions of one chunk; the last is overwritten then. */
 const QUARANTINED_VERSIONS_MAX = 100;
@@ -30,14 +23,6 @@ serveJobs<FileJobs>({ hash: hashJob, write, sync, publish, check });
 
 function hashJob({ data }: FileJobs['hash']['job']): FileJobs['hash']['result'] {
   return digest('sha256', data) as ChunkHash;
-}
-
-function checksumsOf(data: Uint8Array): BlockChecksums {
-  const checksums = new Uint32Array(Math.ceil(data.length / BLOCK_BYTES));
-  for (let block = 0; block < checksums.length; block += 1) {
-    checksums[block] = crc32(data.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES));
-  }
-  return checksums;
 }
 
 function write(job: FileJobs['write']['job']): WriteOutcome {

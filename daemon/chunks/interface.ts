@@ -79,6 +79,12 @@ export interface ChunkStore {
    */
   read(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): Promise<void>;
   /**
+   * `read` on the event loop, for a short range that nobody else waits behind. False, and `target` is undefined
+   * memory, when it cannot be done so: the chunk's file or checksums are not at hand, the disk was slow lately, or
+   * anything is wrong; `read` then does it, or says what is wrong.
+   */
+  readAtOnce(chunk: { hash: ChunkHash; size: number }, offset: number, target: Buffer): boolean;
+  /**
    * Prepares the first read of a large chunk that will be read soon: opens its file and looks up its block
    * checksums, or starts its check when there are none and memory for it is free. Looks into small.db, so call
    * it once for a chunk. Never fails: the read that follows meets the failure and reports it.

@@ -11,31 +11,37 @@
  * replacing the file. Only that verdict moves a file to quarantine.
  */
 
-import { crc32 } from 'node:zlib';
 import { FsError } from '../protocol/errors.ts';
 import { type ChunkHash, CHUNK_BYTES_MAX } from '../protocol/ids.ts';
-import { assert } from '../runtime/assert.ts';
+import { assert, defined } from '../runtime/assert.ts';
 import type { KeyedLock } from '../runtime/keyed-lock.ts';
 import { openLru } from '../runtime/lru.ts';
+import { openPace } from '../runtime/pace.ts';
 import type { WorkerPool } from '../runtime/worker-pool.ts';
-import { openDescriptors, readParts } from './descriptors.ts';
+import { type ChecksumTable, planBlockRead, SCRATCH_BYTES } from './block-reads.ts';
 import type { BlockSums } from './block-sums.ts';
+import { type BlockChecksums, blockBytesOf } from './checksums.ts';
+import { openDescriptors, readParts, readPartsSync } from './descriptors.ts';
 import { asDiskFailure } from './disk-error.ts';
-import type { BlockChecksums, CheckOutcome, FileJobs } from './file-jobs.ts';
+import type { CheckOutcome, FileJobs } from './file-jobs.ts';
 import { type ChunkHealth, ChunkLostError } from './interface.ts';
-import { BLOCK_BYTES, chunkPath, type Layout } from './layout.ts';
+import { chunkPath, type Layout } from './layout.ts';
 import { type Chunk, openWholeChunks } from './whole-chunks.ts';
 
-/** Checksum tables in memory, by their size: 16 MiB are the tables of about 50 GiB of whole chunks. */
+/** Checksum tables in memory, by their size: 16 MiB are the tables of about 15 GiB of whole chunks. */
 const TABLES_BYTES_MAX = 16 * 1024 * 1024;
 /** What an entry costs beside its checksums: the key, two objects, the map. */
 const TABLE_OVERHEAD_BYTES = 256;
 const SCRATCH_BUFFERS_MAX = 32;
 const MISSING = 'its file is missing';
+/** Longer reads always go to a thread: the disk's time for them would be felt by others. */
+const READ_AT_ONCE_BYTES_MAX = 32 * 1024;
 
 export interface Reader {
   /** See ChunkStore.read. */
   read(chunk: Chunk, offset: number, target: Buffer): Promise<void>;
+  /** See ChunkStore.readAtOnce. */
+  readAtOnce(chunk: Chunk, offset: number, target: Buffer): boolean;
   prefetch(chunk: Chunk): Promise<void>;
   /** `setAside`: what is damaged is moved to quarantine and reported. */
   verify(chunk: Chunk, setAside: boolean): Promise<ChunkHealth>;
@@ -48,9 +54,7 @@ export interface Reader {
   close(): void;
 }
 
-interface Table {
-  readonly size: number;
-  readonly checksums: BlockChecksums;
+interface Table extends ChecksumTable {
   readonly durable: boolean;
 }
 
@@ -70,9 +74,14 @@ export function openReader(options: ReaderOptions): Reader {
   const descriptors = openDescriptors((hash) => chunkPath(layout, hash));
   const wholes = openWholeChunks(load);
   const scratches: Buffer[] = [];
+  const ownScratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+  const pace = openPace();
 
-  function setTable(hash: ChunkHash, table: Table): void {
-    tables.set(hash, table, TABLE_OVERHEAD_BYTES + table.checksums.byteLength);
+  function setTable({ hash, size }: Chunk, checksums: BlockChecksums, durable: boolean): Table {
+    const blockBytes = defined(blockBytesOf(size, checksums.length), 'a table has a sum for each block');
+    const table = { size, blockBytes, checksums, durable };
+    tables.set(hash, table, TABLE_OVERHEAD_BYTES + checksums.byteLength);
+    return table;
   }
 
   function tableOf(chunk: Chunk): Table | undefined {
@@ -82,9 +91,7 @@ export function openReader(options: ReaderOptions): Reader {
     descriptors.prepare(chunk.hash);
     const checksums = blockSums.read(chunk);
     if (checksums === undefined) return undefined;
-    const table = { size: chunk.size, checksums, durable: false };
-    setTable(chunk.hash, table);
-    return table;
+    return setTable(chunk, checksums, false);
   }
 
   /** Also into small.db, unless it has them. */
@@ -92,7 +99,7 @@ export function openReader(options: ReaderOptions): Reader {
     const known = tables.peek(chunk.hash)?.checksums;
     const same = known?.length === checksums.length && known.every((sum, block) => sum === checksums[block]);
     if (!same) blockSums.keep(chunk, checksums);
-    setTable(chunk.hash, { size: chunk.size, checksums, durable });
+    setTable(chunk, checksums, durable);
   }
 
   function forget(hash: ChunkHash): void {
@@ -138,22 +145,32 @@ export function openReader(options: ReaderOptions): Reader {
 
   /** Reads by blocks; answers false when anything is not as it should be. */
   async function readBlocks(chunk: Chunk, table: Table, offset: number, target: Buffer): Promise<boolean> {
+    const scratch = scratches.pop() ?? Buffer.allocUnsafeSlow(SCRATCH_BYTES);
     try {
       return await descriptors.use(chunk.hash, async ({ descriptor, size }) => {
         if (size !== chunk.size) return false;
-        return readRange({ descriptor, chunk, checksums: table.checksums, offset, target, withScratch });
+        const plan = planBlockRead(table, offset, target, scratch);
+        return (await readParts(descriptor, plan.parts, plan.position)) && plan.verified();
       });
     } catch {
       return false;
+    } finally {
+      if (scratches.length < SCRATCH_BUFFERS_MAX) scratches.push(scratch);
     }
   }
 
-  async function withScratch(work: (scratch: Buffer) => Promise<boolean>): Promise<boolean> {
-    const scratch = scratches.pop() ?? Buffer.allocUnsafeSlow(2 * BLOCK_BYTES);
+  function readAtOnce(chunk: Chunk, offset: number, target: Buffer): boolean {
+    if (target.length > READ_AT_ONCE_BYTES_MAX || target.length === 0) return false;
+    const table = tables.get(chunk.hash);
+    const file = descriptors.opened(chunk.hash);
+    if (table === undefined || file === undefined) return false;
+    if (table.size !== chunk.size || file.size !== chunk.size) return false;
+    const { descriptor } = file;
+    const plan = planBlockRead(table, offset, target, ownScratch);
     try {
-      return await work(scratch);
-    } finally {
-      if (scratches.length < SCRATCH_BUFFERS_MAX) scratches.push(scratch);
+      return pace.run(() => readPartsSync(descriptor, plan.parts, plan.position)) === true && plan.verified();
+    } catch {
+      return false;
     }
   }
 
@@ -173,6 +190,7 @@ export function openReader(options: ReaderOptions): Reader {
       }
       await wholes.use(chunk, (data) => data.copy(target, 0, offset, offset + target.length));
     },
+    readAtOnce,
     async prefetch(chunk) {
       if (tableOf(chunk) === undefined) await wholes.prefetch(chunk);
       else descriptors.prepare(chunk.hash);
@@ -191,62 +209,4 @@ export function openReader(options: ReaderOptions): Reader {
     forget,
     close: () => descriptors.close(),
   };
-}
-
-interface RangeRead {
-  readonly descriptor: number;
-  readonly chunk: Chunk;
-  readonly checksums: BlockChecksums;
-  readonly offset: number;
-  readonly target: Buffer;
-  readonly withScratch: (work: (scratch: Buffer) => Promise<boolean>) => Promise<boolean>;
-}
-
-/** The blocks around [offset, offset + target.length): whole ones directly, cut ones through scratch memory. */
-function readRange(request: RangeRead): Promise<boolean> {
-  const { descriptor, chunk, checksums, offset, target } = request;
-  const end = offset + target.length;
-  const start = offset - (offset % BLOCK_BYTES);
-  // What ends with the chunk ends its last, shorter block.
-  const lastStart = end === chunk.size ? end : end - (end % BLOCK_BYTES);
-  const lastEnd = Math.min(lastStart + BLOCK_BYTES, chunk.size);
-  const startsCut = offset !== start;
-  const endsCut = end !== lastStart;
-  if (!startsCut && !endsCut) return readVerified(descriptor, [target], start, checksums);
-  return request.withScratch(async (scratch) => {
-    const firstEnd = startsCut ? Math.min(start + BLOCK_BYTES, chunk.size) : start;
-    if (end <= firstEnd || lastStart <= start) {
-      // One block holds it all.
-      const block = scratch.subarray(0, Math.min(start + BLOCK_BYTES, chunk.size) - start);
-      if (!(await readVerified(descriptor, [block], start, checksums))) return false;
-      block.copy(target, 0, offset - start, end - start);
-      return true;
-    }
-    const head = scratch.subarray(0, firstEnd - start);
-    const middle = target.subarray(startsCut ? firstEnd - offset : 0, lastStart - offset);
-    const tail = scratch.subarray(BLOCK_BYTES, BLOCK_BYTES + (endsCut ? lastEnd - lastStart : 0));
-    const parts = [head, middle, tail].filter((part) => part.length > 0);
-    if (!(await readVerified(descriptor, parts, start, checksums))) return false;
-    if (startsCut) head.copy(target, 0, offset - start);
-    if (endsCut) tail.copy(target, lastStart - offset, 0, end - lastStart);
-    return true;
-  });
-}
-
-/** `start` is a block's; each part but the last is a whole number of blocks. */
-async function readVerified(
-  descriptor: number,
-  parts: readonly Buffer[],
-  start: number,
-  checksums: BlockChecksums,
-): Promise<boolean> {
-  if (!(await readParts(descriptor, parts, start))) return false;
-  let block = start / BLOCK_BYTES;
-  for (const part of parts) {
-    for (let at = 0; at < part.length; at += BLOCK_BYTES) {
-      if (crc32(part.subarray(at, at + BLOCK_BYTES)) !== checksums[block]) return false;
-      block += 1;
-    }
-  }
-  return true;
 }

@@ -225,6 +225,7 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     reserve: (bytes) => local.reserve(bytes),
     usage: () => local.usage(),
     read,
+    readAtOnce: (chunk, offset, target) => local.readAtOnce(chunk, offset, target),
     prefetch(chunk) {
       if (repair.isLacking(chunk.hash) || !view.isHome(chunk, view.self)) fetcher.prefetch(chunk);
       else local.prefetch(chunk);
@@ -264,7 +265,6 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     async close() {
       view.close();
       await Promise.all(workers.map((worker) => worker.close()));
-      await local.close();
     },
     changed: () => view.changed(),
     rescan: () => repair.rescan(),

@@ -38,7 +38,7 @@ export interface ClusterState {
 }
 
 export interface ReplicatedChunksOptions {
-  /** This node's own store, opened with `missingIsDamage: false`. It is closed with the replicated one. */
+  /** This node's own store, opened with `missingIsDamage: false`. Whoever opened it closes it, after this one. */
   readonly local: ChunkStore;
   readonly peers: Peers;
   readonly cluster: ClusterState;

@@ -6,7 +6,7 @@
  * 2.0 with 8 KiB pages and 1.35 with 16 KiB ones, and reads are no slower.
  *
  * Version 2 added `block_sums`, the CRC-32 tables of chunk files (block-sums.ts). It has a rowid too: its rows of
- * 1 KiB would leave the leaves of a WITHOUT ROWID table for overflow pages, and in order of arrival the tables
+ * 4 KiB would leave the leaves of a WITHOUT ROWID table for overflow pages, and in order of arrival the tables
  * of one file's chunks lie side by side.
  */
 

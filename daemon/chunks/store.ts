@@ -288,6 +288,7 @@ export function startChunkStore(options: StartOptions): ChunkStore {
     reserve: (bytes) => space.reserve(bytes),
     usage: () => space.usage(),
     read: (chunk, offset, target) => track(() => reader.read(chunk, offset, target)),
+    readAtOnce: (chunk, offset, target) => reader.readAtOnce(chunk, offset, target),
     prefetch(chunk) {
       void track(() => reader.prefetch(chunk));
     },

@@ -18,7 +18,7 @@
 import * as crypto from 'node:crypto';
 import type { ChunkStore } from '../chunks/interface.ts';
 import type { Metadata } from '../metadata/metadata.ts';
-import type { ExtentRow } from '../metadata/rows.ts';
+import type { ExtentRow, InodeRow } from '../metadata/rows.ts';
 import { FsError } from '../protocol/errors.ts';
 import {
   CHUNK_BYTES_MAX,
@@ -32,6 +32,7 @@ import {
 import type { NewExtent } from '../protocol/operations.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Invalidation, MaybePromise } from './interface.ts';
+import { overlay } from './overlay.ts';
 import { recycle, type Segment, type WriteBuffer, writeBuffer } from './write-buffer.ts';
 
 /** Written bytes in memory, dirty or being stored, above which writers wait. */
@@ -67,6 +68,9 @@ export interface FileState {
   /** No security.capability to clear by a write. */
   capabilityFree: boolean;
   extents: Map<number, ExtentRow[]>;
+  /** The inode's row at a version of the metadata, and that version. */
+  row: InodeRow | undefined;
+  rowVersion: number;
 }
 
 export interface FileDataOptions {
@@ -90,7 +94,12 @@ export interface FileData {
   openCount(mount: MountId): number;
   dropMount(mount: MountId): void;
   write(file: FileState, offset: number, data: Uint8Array, mount: MountId): MaybePromise<number>;
-  read(inode: Inode, size: number, offset: number, target: Buffer): MaybePromise<number>;
+  /** `alone`: nobody else waits for the event loop (see Caller). */
+  read(
+    inode: Inode,
+    range: { size: number; offset: number; alone: boolean },
+    target: Buffer,
+  ): MaybePromise<number>;
   /** Everything written so far is in the metadata when this resolves. Errors: the file's pending error. */
   flush(inode: Inode): MaybePromise<void>;
   flushAll(): Promise<void>;
@@ -128,6 +137,8 @@ export function fileData(options: FileDataOptions): FileData {
         error: undefined,
         capabilityFree: false,
         extents: new Map(),
+        row: undefined,
+        rowVersion: 0,
       };
       files.set(inode, file);
     }
@@ -289,7 +300,13 @@ export function fileData(options: FileDataOptions): FileData {
    * Fills `target` from what is stored, starting at `offset` in the file. Promises are pushed to `waits`.
    * Answers the extents it went by.
    */
-  function readStored(inode: Inode, offset: number, target: Buffer, waits: Promise<void>[]): ExtentRow[] {
+  function readStored(
+    inode: Inode,
+    offset: number,
+    target: Buffer,
+    waits: Promise<void>[],
+    alone: boolean,
+  ): ExtentRow[] {
     const end = offset + target.length;
     let position = offset;
     const extents = extentsOf(inode, offset, end);
@@ -305,7 +322,9 @@ export function fileData(options: FileDataOptions): FileData {
       const part = target.subarray(position - offset, until - offset);
       const chunkOffset = extent.chunkOffset + (position - extent.offset);
       if (extent.chunkBytes > SMALL_CHUNK_BYTES_MAX) {
-        waits.push(chunks.read({ hash: extent.hash, size: extent.chunkBytes }, chunkOffset, part));
+        const chunk = { hash: extent.hash, size: extent.chunkBytes };
+        if (!alone || !chunks.readAtOnce(chunk, chunkOffset, part))
+          waits.push(chunks.read(chunk, chunkOffset, part));
       } else {
         const data = metadata.unsettled(extent.hash) ?? chunks.readSmall(extent.hash);
         if (data === undefined) waits.push(fetchPart(extent.hash, chunkOffset, part));
@@ -320,29 +339,6 @@ export function fileData(options: FileDataOptions): FileData {
   async function fetchPart(hash: ChunkHash, chunkOffset: number, part: Buffer): Promise<void> {
     const data = await chunks.fetchSmall(hash);
     part.set(data.subarray(chunkOffset, chunkOffset + part.length));
-  }
-
-  /** Copies what is in memory into `target`; answers the parts that are not, as [start, end) in the file. */
-  function overlay(file: FileState, offset: number, target: Buffer): [number, number][] {
-    let missing: [number, number][] = [[offset, offset + target.length]];
-    const batches = [file.buffer.segments(), ...file.inflight.toReversed()];
-    for (const batch of batches) {
-      if (missing.length === 0) break;
-      const next: [number, number][] = [];
-      for (const [start, end] of missing) {
-        let position = start;
-        for (const segment of overlappingSegments(batch, start, end)) {
-          const from = Math.max(position, segment.offset);
-          const to = Math.min(end, segment.offset + segment.length);
-          if (from > position) next.push([position, from]);
-          segment.buffer.copy(target, from - offset, from - segment.offset, to - segment.offset);
-          position = to;
-        }
-        if (position < end) next.push([position, end]);
-      }
-      missing = next;
-    }
-    return missing;
   }
 
   /**
@@ -374,7 +370,7 @@ export function fileData(options: FileDataOptions): FileData {
     if (signature(now, offset, end) === signature(before, offset, end)) throw failed.reason;
     const again: Promise<void>[] = [];
     files.get(inode)?.extents.clear();
-    readStored(inode, offset, target, again);
+    readStored(inode, offset, target, again, false);
     await Promise.all(again);
   }
 
@@ -423,20 +419,20 @@ export function fileData(options: FileDataOptions): FileData {
       const length = data.byteLength;
       return bytesInMemory < DIRTY_BYTES_MAX ? length : room().then(() => length);
     },
-    read(inode, size, offset, target) {
+    read(inode, { size, offset, alone }, target) {
       const length = Math.min(target.length, Math.max(0, size - offset));
       if (length === 0) return 0;
       const wanted = length === target.length ? target : target.subarray(0, length);
       const file = files.get(inode);
       const inMemory = file !== undefined && (file.inflight.length > 0 || file.buffer.bytes() > 0);
       const missing: [number, number][] = inMemory
-        ? overlay(file, offset, wanted)
+        ? overlay([file.buffer.segments(), ...file.inflight.toReversed()], offset, wanted)
         : [[offset, offset + length]];
       const waits: Promise<void>[] = [];
       for (const [start, end] of missing) {
         const part = wanted.subarray(start - offset, end - offset);
         const reads: Promise<void>[] = [];
-        const before = readStored(inode, start, part, reads);
+        const before = readStored(inode, start, part, reads, alone);
         if (reads.length > 0) waits.push(readAgainIfChanged(inode, start, part, reads, before));
       }
       if (waits.length === 0) return length;
@@ -485,10 +481,6 @@ function extentOf(segment: Segment, hash: ChunkHash): NewExtent {
 function exactBytes(segment: Segment): Uint8Array {
   const bytes = segment.buffer.subarray(0, segment.length);
   return segment.buffer.length >= 2 * segment.length ? Buffer.copyBytesFrom(bytes) : bytes;
-}
-
-function overlappingSegments(segments: readonly Segment[], start: number, end: number): Segment[] {
-  return segments.filter((segment) => segment.offset < end && segment.offset + segment.length > start);
 }
 
 /** What a range of a file consists of, to see whether it changed. */

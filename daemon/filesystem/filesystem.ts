@@ -23,23 +23,24 @@ import {
   NO_MOUNT,
   SMALL_CHUNK_BYTES_MAX,
   SYMLINK_BYTES_MAX,
-  type Timestamp,
 } from '../protocol/ids.ts';
 import type { Operation, XattrChange } from '../protocol/operations.ts';
 import { ACL_ACCESS, ACL_DEFAULT, accessAclAfterChmod, inheritAcl } from './acl.ts';
 import { changedContent, gainedName, invalidationsOf } from './applied.ts';
 import type { Context, FileSystemOptions } from './context.ts';
+import { dots } from './dot-entries.ts';
 import { fileData } from './file-data.ts';
 import type {
   AttributeChanges,
   Attributes,
   Caller,
-  DirectoryEntry,
   FileSystem,
   Invalidation,
   ListedEntry,
+  MaybePromise,
   NewNode,
 } from './interface.ts';
+import { isAccessStale, isNewer, SETGID, SETUID, withoutPrivileges } from './inode-rules.ts';
 import { keptCaches } from './kept-caches.ts';
 import { localLocks } from './locks.ts';
 import { type Maintenance, startMaintenance } from './maintenance.ts';
@@ -49,11 +50,7 @@ import { xattrOperations } from './xattrs.ts';
 const TYPE_MASK = 0o170000;
 const DIRECTORY = 0o040000;
 const SYMLINK = 0o120000;
-const SETUID = 0o4000;
-const SETGID = 0o2000;
-const GROUP_EXECUTE = 0o010;
 const BLOCK_BYTES = 4096;
-const RELATIME_SECONDS = 24 * 60 * 60;
 /** How often a truncate flushes a file that is written at the same time before it goes ahead. */
 const FLUSH_ROUNDS_MAX = 8;
 
@@ -95,6 +92,18 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     const found = reads.inode(inode);
     if (found === undefined) throw new FsError('ESTALE');
     return found;
+  }
+
+  /** `row`, remembered for an open file as long as nothing at all changes: a read then asks SQLite nothing. */
+  function rowOfOpen(inode: Inode): InodeRow {
+    const file = data.state(inode);
+    if (file === undefined) return row(inode);
+    const { version } = metadata.status();
+    if (file.row === undefined || file.rowVersion !== version) {
+      file.row = row(inode);
+      file.rowVersion = version;
+    }
+    return file.row;
   }
 
   function attributes(found: InodeRow): Attributes {
@@ -243,14 +252,9 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
     emit({ kind: 'attributes', inode: found.inode, mount: NO_MOUNT });
   }
 
-  /** relatime: an access is noted when the last noted one is older than the last change, or a day old. */
   function noteAccess(found: InodeRow): void {
     const now = clock.now();
-    const stale =
-      !isNewer(found.atime, found.mtime) ||
-      !isNewer(found.atime, found.ctime) ||
-      now.seconds - found.atime.seconds >= RELATIME_SECONDS;
-    if (!stale || metadata.status().readOnly !== undefined) return;
+    if (!isAccessStale(found, now) || metadata.status().readOnly !== undefined) return;
     const noted = metadata.propose({
       kind: 'attributes',
       inode: found.inode,
@@ -350,17 +354,17 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       const drop = () => locks.drop(inode, { mount: caller.mount, owner });
       // On other machines the next owner must see what this one wrote.
       if (flushed === undefined || !locks.shared()) return drop() ?? flushed;
-      return flushed.finally(drop);
+      return thenAlways(flushed, drop);
     },
-    async fsync(inode) {
+    async fsync(inode, _dataOnly, caller) {
       await data.flush(inode);
-      await metadata.barrier();
+      await metadata.barrier(caller?.alone);
     },
-    read(_caller, inode, offset, target) {
-      const found = row(inode);
+    read(caller, inode, offset, target) {
+      const found = rowOfOpen(inode);
       noteAccess(found);
       const size = data.state(inode)?.size ?? found.size;
-      return data.read(inode, size, offset, target);
+      return data.read(inode, { size, offset, alone: caller.alone === true }, target);
     },
     write(caller, inode, offset, bytes, flags) {
       const file = data.stateOf(inode);
@@ -429,7 +433,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       row(inode);
       const set = () => locks.set(inode, owner, lock, { wait, flock, signal: caller.signal });
       if (lock.type !== 'unlock' || !locks.shared()) return set();
-      return Promise.resolve(data.flush(inode)).finally(set);
+      return thenAlways(data.flush(inode), set);
     },
     releaseFlock: (inode, owner) => locks.releaseFlock(inode, owner),
     forget: (inode) => maintenance.forgotten(inode),
@@ -476,24 +480,12 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
   };
 }
 
-const DOT = Buffer.from('.');
-const DOT_DOT = Buffer.from('..');
+async function thenAlways(first: MaybePromise<void>, last: () => MaybePromise<void>): Promise<void> {
+  try {
+    await first;
+  } finally {
+    await last();
+  }
+}
+
 const CAPABILITY = Buffer.from('security.capability');
-
-/** `.` and `..`, as far as they come after `cookie`. */
-function dots(directory: InodeRow, cookie: number): DirectoryEntry[] {
-  const entries: DirectoryEntry[] = [];
-  if (cookie < 1) entries.push({ inode: directory.inode, name: DOT, type: DIRECTORY, cookie: 1 });
-  if (cookie < 2) entries.push({ inode: directory.parent, name: DOT_DOT, type: DIRECTORY, cookie: 2 });
-  return entries;
-}
-
-/** Without setuid, and without setgid where it means "run as the group" (the group may execute). */
-function withoutPrivileges(mode: number): number {
-  const cleared = mode & ~SETUID;
-  return (cleared & GROUP_EXECUTE) === 0 ? cleared : cleared & ~SETGID;
-}
-
-function isNewer(a: Timestamp, b: Timestamp): boolean {
-  return a.seconds > b.seconds || (a.seconds === b.seconds && a.nanoseconds > b.nanoseconds);
-}

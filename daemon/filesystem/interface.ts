@@ -26,6 +26,8 @@ export interface Caller {
   /** The mount the call came through; NO_MOUNT for gateways. Its own kernel caches need no invalidation. */
   readonly mount: MountId;
   readonly signal?: AbortSignal;
+  /** No other request waits, so the answer may be made while the event loop waits for a quick disk. */
+  readonly alone?: boolean;
 }
 
 /** As in `struct stat`. `mode` holds type and permission bits, `blocks` counts 512-byte units. */
@@ -179,7 +181,7 @@ export interface FileSystem {
   /** close(2): returns when the data is outside the daemon's memory. Releases the owner's fcntl locks. */
   flush(caller: Caller, inode: Inode, owner: bigint): MaybePromise<void>;
   /** Returns when data and metadata are durable. */
-  fsync(inode: Inode, dataOnly: boolean): Promise<void>;
+  fsync(inode: Inode, dataOnly: boolean, caller?: Caller): Promise<void>;
   /** Fills `target` from `offset`; answers how many bytes (short only at the end of the file). */
   read(caller: Caller, inode: Inode, offset: number, target: Buffer): MaybePromise<number>;
   /** Copies `data` before it returns or rejects. A promise means back-pressure. Answers the bytes written. */

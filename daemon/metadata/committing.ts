@@ -16,6 +16,7 @@ import type { Proposal } from '../replication/state-machine.ts';
 import { AssertionError } from '../runtime/assert.ts';
 import type { Log } from '../runtime/log.ts';
 import { isFull } from './open-database.ts';
+import { type LogSyncs, openLogSyncs } from './log-syncs.ts';
 import type { OperationLog } from './operation-log.ts';
 import type { State } from './state.ts';
 
@@ -38,7 +39,8 @@ export interface Committing {
   commitNow(): void;
   /** Holds commits back until the answered function is called. */
   hold(): () => void;
-  barrier(): Promise<void>;
+  /** `alone`: nobody else waits for the event loop. */
+  barrier(alone?: boolean): Promise<void>;
   durableVersion(): number;
   /** Why nothing can change, or undefined. */
   readOnly(): string | undefined;
@@ -74,12 +76,16 @@ export function openCommitting(options: CommittingOptions): Committing {
   let operationsInTransaction = 0;
   let commitTimer: NodeJS.Timeout | undefined;
   let holds = 0;
-  /** The running fdatasync of the log, and the last operation that was written before it started. */
-  let syncing: Promise<void> | undefined;
-  let syncingVersion = 0;
-  let syncNext: Promise<void> | undefined;
-  let durableVersion = state.version;
+  let syncs = syncsOf(operationLog);
   let stopped = false;
+
+  function syncsOf(synced: OperationLog): LogSyncs {
+    return openLogSyncs({
+      log: synced,
+      version: () => state.version,
+      fail: (error) => fail(`${logDirectory} cannot be synced`, error),
+    });
+  }
 
   function fail(what: string, error: unknown): FsError {
     const code = isFull(error) ? 'ENOSPC' : 'EIO';
@@ -163,38 +169,10 @@ export function openCommitting(options: CommittingOptions): Committing {
     options.onCommit(operations);
   }
 
-  function barrier(): Promise<void> {
+  function barrier(alone = false): Promise<void> {
     if (readOnly !== undefined) return Promise.reject(new FsError('EIO', readOnly));
     if (turn !== undefined) endTurn();
-    if (durableVersion >= state.version) return Promise.resolve();
-    if (syncing === undefined) return sync();
-    if (syncingVersion >= state.version) return syncing;
-    // The running fdatasync started before our last write: the next one is ours.
-    syncNext ??= syncing
-      .catch(() => {})
-      .then(() => {
-        syncNext = undefined;
-        return sync();
-      });
-    return syncNext;
-  }
-
-  function sync(): Promise<void> {
-    const covers = state.version;
-    syncingVersion = covers;
-    const running = operationLog
-      .sync()
-      .then(() => {
-        durableVersion = covers;
-      })
-      .catch((error: unknown) => {
-        throw fail(`${logDirectory} cannot be synced`, error);
-      })
-      .finally(() => {
-        syncing = undefined;
-      });
-    syncing = running;
-    return running;
+    return syncs.barrier(alone);
   }
 
   return {
@@ -234,18 +212,18 @@ export function openCommitting(options: CommittingOptions): Committing {
       };
     },
     barrier,
-    durableVersion: () => durableVersion,
+    durableVersion: () => syncs.durableVersion(),
     readOnly: () => readOnly,
     fail,
-    isQuiet: () => turn === undefined && syncing === undefined && syncNext === undefined,
+    isQuiet: () => turn === undefined && !syncs.running(),
     async quiet() {
       if (turn !== undefined) endTurn();
-      while (syncing !== undefined || syncNext !== undefined) await (syncNext ?? syncing)?.catch(() => {});
+      await syncs.quiet();
     },
     operationLog: () => operationLog,
     restart(next) {
       operationLog = next;
-      durableVersion = state.version;
+      syncs = syncsOf(next);
       operationsInTransaction = 0;
     },
     stop() {

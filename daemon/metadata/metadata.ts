@@ -74,8 +74,8 @@ export interface Metadata {
   readonly reads: MetadataReads;
   /** Errors: FsError of the operation; EIO, ENOSPC, EROFS once the disk has failed. */
   propose(operation: Operation, payload?: OperationPayload): Promise<OperationOutcome>;
-  /** Resolves when every operation answered so far is durable. */
-  barrier(): Promise<void>;
+  /** Resolves when every operation answered so far is durable. `alone`: nobody else waits for the event loop. */
+  barrier(alone?: boolean): Promise<void>;
   /** What replication drives; `propose` above is its use on a node that is alone. */
   readonly stateMachine: StateMachine;
   /** Resolves when there is room for new small chunks; undefined when there is. */
@@ -181,7 +181,7 @@ export function openMetadata(options: MetadataOptions): Metadata {
       await written;
       return outcome;
     },
-    barrier: () => committing.barrier(),
+    barrier: (alone) => committing.barrier(alone),
     allocateInode: () => numbers.next(),
     unsettled: (hash) => unsettled.get(hash),
     unsettledBatch: (bytesMax) => unsettled.batch(bytesMax),

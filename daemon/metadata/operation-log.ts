@@ -46,6 +46,8 @@ export interface OperationLog {
   write(): void;
   /** Makes everything written before the call durable. */
   sync(): Promise<void>;
+  /** `sync` on the event loop when one fdatasync is all there is to do; false when there is more. */
+  syncAtOnce(): boolean;
   /** Gives segments back whose entries are all at or below `version`, except the newest `keepBytes`. */
   trim(version: number, keepBytes: number): void;
   bytes(): number;
@@ -195,6 +197,12 @@ export function openOperationLog(directory: string, version: number): OperationL
       } finally {
         for (const old of filled) fs.closeSync(old);
       }
+    },
+    syncAtOnce() {
+      if (unsynced.length > 0 || directoryDirty) return false;
+      fs.fdatasyncSync(descriptor);
+      durable = written;
+      return true;
     },
     trim(until, keepBytes) {
       const keep = Math.max(1, Math.ceil(keepBytes / SEGMENT_BYTES));

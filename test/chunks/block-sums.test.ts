@@ -4,7 +4,9 @@ import * as fs from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import test from 'node:test';
-import { BLOCK_BYTES } from '../../daemon/chunks/layout.ts';
+import { setImmediate } from 'node:timers/promises';
+import { crc32 } from 'node:zlib';
+import { BLOCK_BYTES, OLD_BLOCK_BYTES } from '../../daemon/chunks/layout.ts';
 import { type Fixture, openFixture, readChunk } from './harness.ts';
 
 const MAX = 4 * 1024 * 1024;
@@ -65,6 +67,48 @@ for (const hurt of ['lost', 'wrong', 'too short'] as const) {
     assert.deepEqual(tables(f), before);
   });
 }
+
+test('a table with the larger blocks of an earlier version still verifies reads', async (t) => {
+  const f = await openFixture(t);
+  const body = randomBytes(MAX - 5000);
+  const hash = await f.store.store(body);
+  await f.store.close();
+  const old = Uint32Array.from({ length: Math.ceil(body.length / OLD_BLOCK_BYTES) }, (_, block) =>
+    crc32(body.subarray(block * OLD_BLOCK_BYTES, (block + 1) * OLD_BLOCK_BYTES)),
+  );
+  change(f, (database) => database.prepare('UPDATE block_sums SET sums = ?').run(new Uint8Array(old.buffer)));
+  f.store = { ...f.store, close: () => Promise.resolve() };
+  await f.reopen();
+  f.flip(hash, body.length - 1);
+  const good = await readChunk(f.store, hash, { size: body.length, offset: 20_000, length: 100_000 });
+  assert.ok(good.equals(body.subarray(20_000, 120_000)));
+  assert.equal(f.damage.length, 0);
+  assert.equal(new Uint8Array(old.buffer).length, (tables(f)[0]!['sums'] as Uint8Array).length);
+  const damaged = { size: body.length, offset: body.length - 4096 };
+  await assert.rejects(readChunk(f.store, hash, damaged), { code: 'EIO' });
+});
+
+test('a short read at once needs the open file and the table, and never answers damaged bytes', async (t) => {
+  const f = await openFixture(t);
+  const body = randomBytes(MAX);
+  const hash = await f.store.store(body);
+  f.store.unpin(hash);
+  await f.reopen();
+  const chunk = { hash, size: MAX };
+  const target = Buffer.alloc(5000);
+  assert.equal(f.store.readAtOnce(chunk, 7000, target), false);
+  await f.store.read(chunk, 0, Buffer.alloc(1));
+  // A machine so busy that a read from the page cache takes milliseconds sends it to a thread instead.
+  while (!f.store.readAtOnce(chunk, 7000, target)) await setImmediate();
+  assert.ok(target.equals(body.subarray(7000, 12_000)));
+  assert.equal(f.store.readAtOnce(chunk, 0, Buffer.alloc(64 * 1024)), false);
+  assert.equal(f.store.readAtOnce({ hash, size: MAX - 1 }, 0, target), false);
+  f.flip(hash, 8000);
+  assert.equal(f.store.readAtOnce(chunk, 7000, target), false);
+  assert.equal(f.damage.length, 0);
+  await assert.rejects(f.store.read(chunk, 7000, target), { code: 'EIO' });
+  assert.equal(f.damage[0]!.hash, hash);
+});
 
 test('a removed chunk takes its checksum table along', async (t) => {
   const f = await openFixture(t);

@@ -79,7 +79,7 @@ export async function openCluster(t: TestContext, options: ClusterOptions): Prom
       missingIsDamage: false,
       onDamage: ({ hash, reason }) => node.damage.set(hash, reason),
     });
-    return replicatedChunks({
+    const chunks = replicatedChunks({
       local,
       peers: network.peers(node.id),
       cluster: {
@@ -108,6 +108,13 @@ export async function openCluster(t: TestContext, options: ClusterOptions): Prom
       },
       ...options,
     });
+    return {
+      ...chunks,
+      async close() {
+        await chunks.close();
+        await local.close();
+      },
+    };
   }
 
   async function addNode(id: NodeId): Promise<TestNode> {

@@ -21,8 +21,9 @@ before(
 after(() => cluster?.[Symbol.asyncDispose]());
 
 const at = (node: number, name: string) => join(cluster.node(node).mount, name);
-const scenario = (name: string, body: () => Promise<void> | void) =>
-  test(name, { timeout: TEST_TIMEOUT_MS }, body);
+const scenario = (name: string, body: () => Promise<void> | void): void => {
+  void test(name, { timeout: TEST_TIMEOUT_MS }, body);
+};
 
 scenario(
   'every node shows the same tree with the same inodes, modes, owners, times, links and xattrs',

@@ -21,7 +21,7 @@ import {
   written,
 } from './sides.ts';
 
-const ROUNDS = Number(process.env['WARREN_MERGES'] ?? '15');
+const ROUNDS = Number(process.env['WARREN_MERGES'] ?? '8');
 
 /** `path: content`, sorted. */
 function tree(sides: Sides, side: Metadata): string[] {

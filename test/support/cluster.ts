@@ -226,7 +226,7 @@ function clusterNode(setup: {
     log: () => log,
     running: isRunning,
     async start() {
-      const [program = NODE, ...words] = [...place.prefix, NODE, DAEMON_MAIN, '--config', configFile];
+      const [program, words] = commandOf([...place.prefix, NODE, DAEMON_MAIN, '--config', configFile]);
       const level = options.logLevel ?? 'info';
       const started = spawn(program, [...words, '--log-level', level], {
         stdio: ['ignore', 'ignore', 'pipe'],
@@ -265,7 +265,7 @@ function clusterNode(setup: {
     call: (method, params) =>
       withControl(socket, (client) => client.call(method, params, { timeoutMs: CALL_TIMEOUT_MS })),
     warren(words, code = 0) {
-      const [program = NODE, ...args] = [...place.prefix, NODE, CONSOLE_MAIN, ...words];
+      const [program, args] = commandOf([...place.prefix, NODE, CONSOLE_MAIN, ...words]);
       const result = spawnSync(program, args, {
         encoding: 'utf8',
         timeout: COMMAND_TIMEOUT_MS,
@@ -279,6 +279,10 @@ function clusterNode(setup: {
       return result.stdout;
     },
   };
+}
+
+function commandOf(words: readonly string[]): [program: string, args: string[]] {
+  return [words[0] ?? NODE, words.slice(1)];
 }
 
 /** Polls; throws with `what` after the time. */

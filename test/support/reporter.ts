@@ -1,8 +1,10 @@
 /**
  * What a run of the tests prints: a line a file with its time and count, every failure whole, and at the end the
- * runner's own closing lines ("# pass N", ...) on standard output.
+ * runner's own closing lines ("# pass N", ...) on standard output. The names of files with a failure also go to the file
+ * named by WARREN_FAILED_FILES, a line each.
  */
 
+import { appendFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import { inspect } from 'node:util';
 import type { TestEvent } from 'node:test/reporters';
@@ -19,6 +21,10 @@ export default async function* report(events: AsyncIterable<TestEvent>): AsyncGe
       const { tests, passed, skipped } = event.data.counts;
       const seconds = (event.data.duration_ms / 1000).toFixed(1).padStart(6);
       const result = event.data.success ? 'ok    ' : 'NOT OK';
+      const failedFiles = process.env['WARREN_FAILED_FILES'];
+      if (!event.data.success && failedFiles !== undefined) {
+        appendFileSync(failedFiles, `${relative('.', event.data.file)}\n`);
+      }
       yield `${result} ${seconds} s  ${relative('.', event.data.file)}: ${passed} passed, ${tests - passed - skipped} failed, ${skipped} skipped\n`;
     }
     if (

@@ -42,7 +42,7 @@ export function dispatch(session: Session, control: Control, words: Uint32Array,
     control.interrupt(words);
     return;
   }
-  const request = new Request(session.mount, words);
+  const request = new Request(session, words);
   if (opcode === OPCODE.INIT) {
     control.init(request, words);
     return;

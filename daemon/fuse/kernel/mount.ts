@@ -95,11 +95,16 @@ function run(session: Session): Running {
     },
     interrupt: (words: Uint32Array) => interrupts.interrupt(words),
   };
-  const reader = startReader(
-    session.descriptor,
-    (words, bytes) => dispatch(session, control, words, bytes),
-    () => session.pending.size > 0,
-  );
+  const reader = startReader(session.descriptor, {
+    handle(words, bytes) {
+      session.requestsInTurn += 1;
+      dispatch(session, control, words, bytes);
+    },
+    turnEnded() {
+      session.requestsInTurn = 0;
+    },
+    isWaiting: () => session.pending.size > 0,
+  });
 
   const end = async (): Promise<void> => {
     started.resolve({ kernelMinor, accepted: false });

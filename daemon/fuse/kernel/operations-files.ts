@@ -138,7 +138,7 @@ export function release(session: Session, request: Request, words: Uint32Array):
 
 export function fsync(session: Session, request: Request, words: Uint32Array): void {
   const dataOnly = (word(words, 12) & FSYNC_FDATASYNC) !== 0;
-  settle(session, request, session.filesystem.fsync(request.inode, dataOnly), replyEmpty);
+  settle(session, request, session.filesystem.fsync(request.inode, dataOnly, request), replyEmpty);
 }
 
 export function fallocate(session: Session, request: Request, words: Uint32Array): void {

@@ -29,7 +29,14 @@ const MOUNT_POLL_MS = 1;
 const TURN_REQUESTS_MAX = 32;
 const TURN_WAIT_MS = 0.05;
 
-type Handle = (words: Uint32Array, bytes: Buffer) => void;
+export interface ReaderEvents {
+  /** Gets every request; must not throw. */
+  handle(words: Uint32Array, bytes: Buffer): void;
+  /** The turn of the event loop in which requests came is over. */
+  readonly turnEnded: () => void;
+  /** Whether answers are still to come. */
+  readonly isWaiting: () => boolean;
+}
 
 export interface Reader {
   /** Settles when the kernel says that the mount is gone, or after `stop`. The descriptor is closed then. */
@@ -38,17 +45,14 @@ export interface Reader {
   stop(): void;
 }
 
-/**
- * Takes over `descriptor` (open, O_NONBLOCK). `handle` gets every request; it must not throw. `isWaiting` tells
- * whether answers are still to come.
- */
-export function startReader(descriptor: number, handle: Handle, isWaiting: () => boolean): Reader {
+/** Takes over `descriptor` (open, O_NONBLOCK). */
+export function startReader(descriptor: number, events: ReaderEvents): Reader {
   const memory = new ArrayBuffer(REQUEST_BYTES_MAX);
   const words = new Uint32Array(memory);
   const bytes = Buffer.from(memory);
   const { promise: closed, resolve } = Promise.withResolvers<void>();
   const pipe = openPipe(descriptor);
-  const poll = startPolling(isWaiting);
+  const poll = startPolling(events);
   const socket = new Socket({
     handle: pipe,
     readable: true,
@@ -56,7 +60,7 @@ export function startReader(descriptor: number, handle: Handle, isWaiting: () =>
     onread: {
       buffer: bytes,
       callback() {
-        handle(words, bytes);
+        events.handle(words, bytes);
         answerFurther();
         poll.touch();
         return true;
@@ -69,10 +73,10 @@ export function startReader(descriptor: number, handle: Handle, isWaiting: () =>
   let timer: NodeJS.Timeout | undefined;
 
   const answerFurther = (): void => {
-    for (let answered = 1; answered < TURN_REQUESTS_MAX && !isWaiting(); answered++) {
+    for (let answered = 1; answered < TURN_REQUESTS_MAX && !events.isWaiting(); answered++) {
       const untilMs = performance.now() + TURN_WAIT_MS;
       while (!readNow(descriptor, bytes)) if (performance.now() > untilMs) return;
-      handle(words, bytes);
+      events.handle(words, bytes);
     }
   };
 
@@ -87,7 +91,8 @@ export function startReader(descriptor: number, handle: Handle, isWaiting: () =>
       else socket.destroy();
       return;
     }
-    handle(words, bytes);
+    events.handle(words, bytes);
+    poll.touch();
     socket.resume();
   };
   waitForMount();

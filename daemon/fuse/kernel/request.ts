@@ -8,6 +8,14 @@ import { FsError } from '../../protocol/errors.ts';
 import { type Inode, type MountId, NAME_BYTES_MAX } from '../../protocol/ids.ts';
 import { u64, word } from './protocol.ts';
 
+/** What a request needs to know of its mount. */
+export interface RequestContext {
+  readonly mount: MountId;
+  readonly pending: ReadonlyMap<number, Request>;
+  /** Requests that came in this turn of the event loop. */
+  readonly requestsInTurn: number;
+}
+
 export class Request implements Caller {
   readonly mount: MountId;
   readonly uid: number;
@@ -20,11 +28,13 @@ export class Request implements Caller {
   readonly uniqueHigh: number;
   /** The reply was written; a late answer of the file system is dropped. */
   answered = false;
+  readonly #context: RequestContext;
   #controller: AbortController | undefined;
   #interrupted = false;
 
-  constructor(mount: MountId, words: Uint32Array) {
-    this.mount = mount;
+  constructor(context: RequestContext, words: Uint32Array) {
+    this.#context = context;
+    this.mount = context.mount;
     this.opcode = word(words, 1);
     this.uniqueLow = word(words, 2);
     this.uniqueHigh = word(words, 3);
@@ -39,6 +49,13 @@ export class Request implements Caller {
     this.#controller ??= new AbortController();
     if (this.#interrupted) this.#controller.abort();
     return this.#controller.signal;
+  }
+
+  /** Only the mount's own kernel queue is looked at; what came in one burst is not alone. */
+  get alone(): boolean {
+    const { pending, requestsInTurn } = this.#context;
+    if (requestsInTurn > 1) return false;
+    return pending.size === 0 || (pending.size === 1 && pending.has(this.key));
   }
 
   interrupt(): void {

@@ -35,6 +35,8 @@ export interface Session {
   /** The open /dev/fuse; -1 after the mount is gone. */
   descriptor: number;
   readonly pending: Map<number, Request>;
+  /** Requests that came in this turn of the event loop: the reader counts them. */
+  requestsInTurn: number;
   /** Who locked ranges through a file handle. */
   readonly rangeOwners: Map<number, Set<bigint>>;
   lastHandle: number;
@@ -60,6 +62,7 @@ export function createSession(options: {
   return {
     ...options,
     pending: new Map(),
+    requestsInTurn: 0,
     rangeOwners: new Map(),
     lastHandle: 0,
     buffers: createBufferPool(),
