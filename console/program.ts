@@ -10,6 +10,7 @@ import { WarrenError } from '../daemon/protocol/errors.ts';
 import { EXIT, RELEASE } from '../daemon/protocol/release.ts';
 import { addClusterCommands } from './commands/cluster.ts';
 import { addCompletionCommand } from './commands/completion.ts';
+import { addConflictCommands } from './commands/conflicts.ts';
 import { addConfigCommand } from './commands/config.ts';
 import { addFsckCommand } from './commands/fsck.ts';
 import { addInitCommands } from './commands/init.ts';
@@ -82,6 +83,7 @@ export function buildProgram(finish: (code: ExitCode) => void): Command {
   addInitCommands(program, act);
   addStatusCommand(program, act);
   addClusterCommands(program, act);
+  addConflictCommands(program, act);
   addMountCommands(program, act);
   addFsckCommand(program, act);
   addConfigCommand(program, act);

@@ -276,6 +276,8 @@ function elsewhere(): Omit<
     replication: refuse('replication'),
     'replication-set': refuse('replication-set'),
     'repair-pause': refuse('repair-pause'),
+    conflicts: refuse('conflicts'),
+    'conflict-resolve': refuse('conflict-resolve'),
     fsck: refuse('fsck'),
     barrier: refuse('barrier'),
   };

@@ -22,6 +22,7 @@ import { type ClusterLocks, clusterLocks, type LockLeader } from './filesystem/c
 import type { ClusterView } from './filesystem/context.ts';
 import { takeTag } from './filesystem/operation-tags.ts';
 import type { Metadata } from './metadata/metadata.ts';
+import { mergingOf } from './merging-node.ts';
 import { createIdentity, type Identity, loadIdentity, renewIdentity } from './peers/identity.ts';
 import { openJoinSecrets } from './peers/join-secrets.ts';
 import { openPeers, type PeerNetwork } from './peers/peers.ts';
@@ -57,6 +58,8 @@ export interface ClusterNode {
   readonly locks: ClusterLocks;
   readonly view: ClusterView;
   readonly control: ClusterControl;
+  /** Histories of a partition that are not merged yet. */
+  merging(): number;
   /** The metadata as the file system uses them: changes go through the leader. */
   readonly metadata: Metadata;
   health(): ClusterHealth;
@@ -157,15 +160,23 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     joining: storage.directory.format.origin === 'joined',
     figures,
     beforeAck: (crossed) => hooks?.told(crossed),
-    async onFork(fork) {
-      await Promise.resolve();
-      log.error('a history that this node led has lost against another one', {
-        entries: fork.entries?.length ?? 'unknown',
-      });
-    },
+    onFork: (fork) => merging.keep(fork),
   });
   opened = replication;
+  const merging = mergingOf({
+    self,
+    dataDirectory,
+    metadata,
+    replication,
+    chunks,
+    peers,
+    leaderId,
+    clock,
+    log,
+  });
   stack.defer(() => chunks.close());
+  // Its proposals end with replication.
+  stack.defer(() => merging.close());
   // Leadership goes to another node while everything still answers.
   stack.defer(() => replication.close());
 
@@ -442,6 +453,7 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     locks,
     view,
     control,
+    merging: () => merging.waiting(),
     metadata: {
       ...metadata,
       propose(operation, payload) {

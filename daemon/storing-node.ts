@@ -12,6 +12,7 @@
 import * as path from 'node:path';
 import type { ChunkDamage } from './chunks/open.ts';
 import { type ClusterNode, openClusterNode } from './cluster-node.ts';
+import { conflictControl } from './conflict-control.ts';
 import { type ControlServer, startControlServer } from './control/server.ts';
 import { mountBase } from './filesystem/cluster-locks.ts';
 import { openFileSystem } from './filesystem/filesystem.ts';
@@ -120,6 +121,12 @@ export async function startStoringNode(options: NodeOptions): Promise<RunningNod
   };
   const handlers: ControlHandlers = {
     ...cluster.control.handlers,
+    ...conflictControl({
+      reads: metadata.reads,
+      replication: cluster.replication,
+      clock,
+      merging: () => cluster.merging(),
+    }),
     version: () => ({ version: RELEASE, api: CONTROL_API_VERSION, node: process.versions.node }),
     status: () => nodeStatus(sources),
     mount: ({ path: mountPath }) => mounts.mount(mountPath),

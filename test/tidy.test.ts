@@ -28,6 +28,13 @@ const ROOMS: Record<string, readonly string[]> = {
     'daemon/runtime',
   ],
   'daemon/filesystem': ['daemon/metadata', 'daemon/chunks', 'daemon/protocol', 'daemon/runtime'],
+  'daemon/merge': [
+    'daemon/metadata',
+    'daemon/chunks',
+    'daemon/replication',
+    'daemon/protocol',
+    'daemon/runtime',
+  ],
   'daemon/storage': ['daemon/metadata', 'daemon/chunks', 'daemon/protocol', 'daemon/runtime'],
   'daemon/fsck': ['daemon/storage', 'daemon/metadata', 'daemon/chunks', 'daemon/protocol', 'daemon/runtime'],
   'daemon/fuse': ['daemon/filesystem', 'daemon/protocol', 'daemon/runtime'],

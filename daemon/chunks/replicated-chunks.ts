@@ -66,6 +66,8 @@ export interface ReplicatedChunks extends ChunkStore {
   /** Repair and trimming rest until `resumeRepair`. Reads and writes go on. */
   pauseRepair(): void;
   resumeRepair(): void;
+  /** From now on this node deletes no chunk, until what is answered is called: an older state refers to them. */
+  keepAll(): () => void;
   /** Bytes per second of repair and trimming; undefined: no limit. */
   setRepairLimit(bytesPerSecond: number | undefined): void;
 }
@@ -85,6 +87,9 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
   /** Chunks whose files are being read. */
   const reading = new Map<ChunkHash, number>();
 
+  /** Who asked to keep all chunks. */
+  let keeps = 0;
+
   const view = viewOfCluster(options, graceMs);
   const fetcher = openFetcher({ local, peers, view, log });
   const pusher = openPusher({ peers, view, clock, log });
@@ -95,7 +100,7 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
   });
   const trim = startTrim({
     ...{ local, peers, rows, view, clock, log, throttle, sleep, scanMs, graceMs },
-    isInUse: (hash) => reading.has(hash) || dropper.isPromised(hash),
+    isInUse: (hash) => keeps > 0 || reading.has(hash) || dropper.isPromised(hash),
   });
   const scrub = startScrub({
     ...{ local, clock, log, sleep },
@@ -243,6 +248,10 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     },
     settle: (chunks) => local.settle(chunks),
     async remove(hashes) {
+      if (keeps > 0) {
+        dropper.dropped(hashes);
+        return [];
+      }
       // Another node counts on them for an operation that is on its way: later, if it does not come.
       const promised = hashes.filter((hash) => dropper.isPromised(hash));
       if (promised.length > 0) dropper.dropped(promised);
@@ -293,6 +302,12 @@ export function replicatedChunks(options: ReplicatedChunksOptions): ReplicatedCh
     resumeRepair() {
       repair.resume();
       trim.resume();
+    },
+    keepAll() {
+      if (keeps++ === 0) dropper.pause();
+      return () => {
+        if (--keeps === 0) dropper.resume();
+      };
     },
     setRepairLimit: (bytesPerSecond) => throttle.setLimit(bytesPerSecond),
   };

@@ -46,6 +46,14 @@ export function invalidationsOf(operation: Operation, outcome: OperationOutcome)
       return [bytes(operation.inode, operation.offset, operation.length), attributes(operation.inode)];
     case 'copy':
       return [bytes(operation.to, operation.toOffset, operation.length), attributes(operation.to)];
+    case 'settle-name':
+      return [
+        ...entryChange(operation.parent, operation.name),
+        ...(operation.inode === null ? [] : [attributes(operation.inode)]),
+        ...lost(outcome),
+      ];
+    case 'replace':
+      return [bytes(operation.inode, 0, 0), attributes(operation.inode)];
     // The same bytes under other names, or nothing that a kernel could have cached.
     case 'fold':
     case 'reclaim':
@@ -53,6 +61,8 @@ export function invalidationsOf(operation: Operation, outcome: OperationOutcome)
     case 'lead':
     case 'member':
     case 'settings':
+    case 'conflict-add':
+    case 'conflict-resolve':
       return [];
   }
 }
@@ -64,6 +74,7 @@ export function changedContent(operation: Operation): Inode | undefined {
     case 'punch':
     case 'allocate':
     case 'fold':
+    case 'replace':
       return operation.inode;
     case 'copy':
       return operation.to;
@@ -72,6 +83,12 @@ export function changedContent(operation: Operation): Inode | undefined {
     default:
       return undefined;
   }
+}
+
+/** The inode that got a further name, as one without any may. */
+export function gainedName(operation: Operation): readonly Inode[] {
+  if (operation.kind === 'link') return [operation.inode];
+  return operation.kind === 'settle-name' && operation.inode !== null ? [operation.inode] : [];
 }
 
 function entryChange(parent: Inode, name: Name): Invalidation[] {

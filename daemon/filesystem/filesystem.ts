@@ -26,7 +26,7 @@ import {
 } from '../protocol/ids.ts';
 import type { Operation } from '../protocol/operations.ts';
 import { ACL_DEFAULT, inheritAcl } from './acl.ts';
-import { changedContent, invalidationsOf } from './applied.ts';
+import { changedContent, gainedName, invalidationsOf } from './applied.ts';
 import type { Context, FileSystemOptions } from './context.ts';
 import { dots } from './dot-entries.ts';
 import { fileData } from './file-data.ts';
@@ -414,7 +414,7 @@ export function openFileSystem(options: FileSystemOptions): LocalFileSystem {
       if (content !== undefined) data.changed(content);
       if (listeners.size > 0) invalidationsOf(operation, outcome).forEach(emit);
       if (outcome.removed?.orphaned === true) maintenance.orphaned(outcome.removed.inode, NO_MOUNT);
-      if (operation.kind === 'link') maintenance.named(operation.inode);
+      for (const inode of gainedName(operation)) maintenance.named(inode);
       if (operation.kind !== 'write') return;
       for (const { offset, chunkBytes } of operation.extents) {
         if (chunkBytes <= SMALL_CHUNK_BYTES_MAX) maintenance.noteSmallExtents(operation.inode, offset);

@@ -51,7 +51,8 @@ export function openApply(
     make(operation, version) {
       const { entry } = operation;
       const isDirectory = (operation.mode & TYPE_MASK) === DIRECTORY;
-      assert(reads.inode(operation.inode) === undefined, `inode ${operation.inode} is not in use`);
+      // Numbers are given once; a merge may make a file anew under its old one.
+      if (reads.inode(operation.inode) !== undefined) throw new FsError('EEXIST');
       if (entry !== null) {
         const parent = liveDirectory(reads, entry.parent);
         if (reads.dentry(entry.parent, entry.name) !== undefined) throw new FsError('EEXIST');
@@ -215,6 +216,24 @@ export function openApply(
       return { count };
     },
 
+    'settle-name'(operation, version, payload) {
+      return settleName(operation, version, payload);
+    },
+
+    replace(operation) {
+      return replaceContent(operation);
+    },
+
+    'conflict-add'(operation, version) {
+      reads.conflicts.add(version, operation.conflict);
+      return NOTHING;
+    },
+
+    'conflict-resolve'(operation) {
+      reads.conflicts.remove(operation.id);
+      return NOTHING;
+    },
+
     lead(operation, version) {
       cluster.lead(operation, version);
       return NOTHING;
@@ -230,6 +249,55 @@ export function openApply(
       return NOTHING;
     },
   };
+
+  function settleName(
+    { parent, name, expected, changed, inode, time }: Extract<Operation, { kind: 'settle-name' }>,
+    version: number,
+    payload: Payload,
+  ): Outcome {
+    liveDirectory(reads, parent);
+    const found = reads.dentry(parent, name);
+    if ((found?.inode ?? null) !== expected) throw new FsError('EAGAIN');
+    if (found?.type === DIRECTORY) throw new FsError('EISDIR');
+    if (found !== undefined && changed !== null) unchangedSince(existingInode(reads, found.inode), changed);
+    if (inode === expected) return NOTHING;
+    if (inode !== null) {
+      const row = liveInode(reads, inode);
+      if ((row.mode & TYPE_MASK) === DIRECTORY) throw new FsError('EPERM');
+      if (row.links >= LINKS_MAX) throw new FsError('EMLINK');
+      if (row.links === 0 && !reads.isOrphan(inode)) throw new FsError('ENOENT');
+    }
+    const outcome =
+      found === undefined
+        ? NOTHING
+        : handlers.unlink({ kind: 'unlink', parent, name, time }, version, payload);
+    if (inode !== null) handlers.link({ kind: 'link', inode, parent, name, time }, version, payload);
+    return outcome;
+  }
+
+  function replaceContent(operation: Extract<Operation, { kind: 'replace' }>): Outcome {
+    const row = liveInode(reads, operation.inode);
+    const from = liveInode(reads, operation.from);
+    unchangedSince(row, operation.changed);
+    if ((row.mode & TYPE_MASK) !== (from.mode & TYPE_MASK) || from.links > 0) throw new FsError('EINVAL');
+    const found = reads.extents(from.inode, 0, FILE_BYTES_MAX);
+    const added = extents.copy(found, {
+      fromOffset: 0,
+      to: row.inode,
+      toOffset: 0,
+      length: FILE_BYTES_MAX,
+    });
+    const { mode, uid, gid, size, atime, mtime } = from;
+    const { inode, time } = operation;
+    write.setAttributes(
+      row,
+      { kind: 'attributes', inode, mode, uid, gid, size, atime, mtime, xattrs: [], time },
+      row.stored + added,
+    );
+    write.xattrDeleteAll(inode);
+    changeXattrs(inode, reads.xattrs(from.inode));
+    return { removed: { inode: from.inode, orphaned: true } };
+  }
 
   function rename(operation: Extract<Operation, { kind: 'rename' }>, version: number): Outcome {
     const { from, to, time } = operation;
@@ -347,6 +415,14 @@ export function openApply(
         return handlers.reclaim(operation, version, payload);
       case 'drop-chunks':
         return handlers['drop-chunks'](operation, version, payload);
+      case 'settle-name':
+        return handlers['settle-name'](operation, version, payload);
+      case 'replace':
+        return handlers.replace(operation, version, payload);
+      case 'conflict-add':
+        return handlers['conflict-add'](operation, version, payload);
+      case 'conflict-resolve':
+        return handlers['conflict-resolve'](operation, version, payload);
       case 'lead':
         return handlers.lead(operation, version, payload);
       case 'member':
@@ -390,6 +466,10 @@ function existingEntry(reads: MetadataReads, parent: Inode, name: Name): DentryR
   const entry = reads.dentry(parent, name);
   if (entry === undefined) throw new FsError('ENOENT');
   return entry;
+}
+
+function unchangedSince(row: InodeRow, { seconds, nanoseconds }: Timestamp): void {
+  if (row.ctime.seconds !== seconds || row.ctime.nanoseconds !== nanoseconds) throw new FsError('EAGAIN');
 }
 
 /** A directory may not become its own descendant. */

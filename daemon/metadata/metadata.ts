@@ -38,6 +38,7 @@ import { EMPTY_PAYLOAD } from './entry-codec.ts';
 import { openInodeNumbers } from './inode-numbers.ts';
 import { diskBytes, withOpenErrors } from './open-database.ts';
 import { openPageHealth } from './page-health.ts';
+import { keepState } from './kept-state.ts';
 import type { MetadataReads } from './reads.ts';
 import { recover } from './recovery.ts';
 import { finishRestore } from './rewinding.ts';
@@ -97,6 +98,8 @@ export interface Metadata {
   filesOfChunks(hashes: readonly ChunkHash[]): Promise<readonly ChunkFiles[]>;
   /** Commits what is applied, so that another connection sees it. */
   commit(): Promise<void>;
+  /** Copies the state as it is now, agreed or not, into a new file, with the small chunks that wait. Durable. */
+  keepState(file: string): Promise<void>;
   /**
    * Compares every page of meta.db with its sum, in a worker, resting `pauseMs` after each MiB, and puts damaged
    * ones back. Answers those it cannot; also logged and in the status. Errors: the signal's reason, also at close.
@@ -191,6 +194,10 @@ export function openMetadata(options: MetadataOptions): Metadata {
     async commit() {
       await checkpointing.quiet();
       committing.commitNow();
+    },
+    async keepState(file) {
+      await this.commit();
+      await keepState(databasePath, file, unsettled.batch(Number.POSITIVE_INFINITY));
     },
     async verifyPages({ pauseMs, signal }) {
       const either = AbortSignal.any(signal === undefined ? [closing.signal] : [closing.signal, signal]);

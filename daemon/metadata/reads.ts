@@ -3,6 +3,7 @@
 import type { ClusterSettings, Member } from '../protocol/cluster.ts';
 import type { ChunkHash, Inode, Name } from '../protocol/ids.ts';
 import type { ClusterState } from './cluster-state.ts';
+import { type Conflicts, openConflicts } from './conflicts.ts';
 import type { Connection } from './connection.ts';
 import {
   DENTRY_COLUMNS,
@@ -73,6 +74,9 @@ export interface MetadataReads {
   /** Members of the cluster, by number; none on a node that never was in one. */
   members(): readonly Member[];
   settings(): ClusterSettings;
+  readonly conflicts: Conflicts;
+  /** A name of `inode` in the directory: a scan of it. */
+  nameIn(parent: Inode, inode: Inode): Name | undefined;
   /** How many chunks there are and what they add up to; a scan. */
   chunkTotals(): { chunks: number; bytes: number };
 }
@@ -132,6 +136,8 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
   const countExtents = connection.query(
     'SELECT count(*) FROM extent WHERE inode = ? AND offset >= ? AND offset < ?',
   );
+  const nameIn = connection.query('SELECT name FROM dentry WHERE parent = ? AND inode = ? LIMIT 1');
+  const conflicts = openConflicts(connection);
   const chunkTotals = connection.query('SELECT count(*), coalesce(sum(bytes), 0) FROM chunk WHERE refs > 0');
 
   function lookForXattrs(): void {
@@ -202,6 +208,8 @@ export function metadataReads(connection: Connection, cluster: ClusterState): Me
         bytes: found[2] as number,
       })),
     countExtents: (number, start, end) => countExtents.get(number, start, end)?.[0] as number,
+    conflicts,
+    nameIn: (parent, number) => nameIn.get(parent, number)?.[0] as Name | undefined,
     members: () => cluster.members(),
     settings: () => cluster.settings(),
     chunkTotals() {

@@ -15,6 +15,8 @@
  * `member`, `epoch` (each leadership with its first operation) and `cluster_setting` (values in JSON) are empty on a
  * node that never was in a cluster. `epoch` does not list the operations before the first leadership: epoch 1.
  *
+ * `conflict` lists what two sides of a partition changed differently, by the version that added it.
+ *
  * The root directory has mode 16877 (040755).
  *
  * `user_version` is the format version. A newer one is refused; an older one is migrated, one step each.
@@ -100,6 +102,19 @@ const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (inode, offset)
   ) STRICT, WITHOUT ROWID;
   INSERT INTO setting VALUES ('allocated', 0);
+  `,
+  `
+  CREATE TABLE conflict (
+    conflict INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    node TEXT NOT NULL,
+    time_s INTEGER NOT NULL, time_ns INTEGER NOT NULL,
+    parent INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    copy_parent INTEGER,
+    copy_name BLOB,
+    copy_inode INTEGER
+  ) STRICT;
   `,
 ];
 

@@ -11,6 +11,7 @@
 
 import { z } from 'zod';
 import { CLUSTER_METHODS } from './control-cluster.ts';
+import { CONFLICT_METHODS } from './control-conflicts.ts';
 
 /** Raised when a method changes its meaning; new methods and new result fields do not raise it. */
 export const CONTROL_API_VERSION = 1;
@@ -105,6 +106,7 @@ export type Progress = z.output<typeof progressSchema>;
 
 export const CONTROL_METHODS = {
   ...CLUSTER_METHODS,
+  ...CONFLICT_METHODS,
   /** Release and API version; the first call of a client. */
   version: { params: none, result: versionSchema },
   status: { params: none, result: statusSchema },

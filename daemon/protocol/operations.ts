@@ -7,6 +7,7 @@
  */
 
 import type { ClusterSettings, Member } from './cluster.ts';
+import type { Conflict } from './conflict.ts';
 import type { ChunkHash, Epoch, Inode, Name, NodeId, Timestamp } from './ids.ts';
 
 /** Part of a file that gets new content: `length` bytes of the chunk from `chunkOffset`. Within one slot. */
@@ -119,6 +120,34 @@ export type Operation =
   | { readonly kind: 'reclaim'; readonly inodes: readonly Inode[]; readonly extentsMax: number }
   /** Deletes chunks with no reference; those that gained one stay. */
   | { readonly kind: 'drop-chunks'; readonly hashes: readonly ChunkHash[] }
+  /**
+   * Merging two histories: the name becomes one of `inode`, or goes (null). Refused (EAGAIN) when it is not as it was
+   * seen: `expected` has it (null: nobody), unchanged since `changed`, its ctime. Never a directory.
+   */
+  | {
+      readonly kind: 'settle-name';
+      readonly parent: Inode;
+      readonly name: Name;
+      readonly expected: Inode | null;
+      readonly changed: Timestamp | null;
+      readonly inode: Inode | null;
+      readonly time: Timestamp;
+    }
+  /**
+   * Merging two histories: content and attributes of `from`, a file without a name, for `inode`. Refused (EAGAIN) when
+   * `changed` is no longer its ctime.
+   */
+  | {
+      readonly kind: 'replace';
+      readonly inode: Inode;
+      readonly from: Inode;
+      readonly changed: Timestamp;
+      readonly time: Timestamp;
+    }
+  /** A conflict for people to decide; its number is the version of this operation. */
+  | { readonly kind: 'conflict-add'; readonly conflict: Omit<Conflict, 'id'> }
+  /** It is decided. */
+  | { readonly kind: 'conflict-resolve'; readonly id: number }
   /** The first entry of a leadership. */
   | { readonly kind: 'lead'; readonly leader: NodeId; readonly epoch: Epoch }
   /** A new or changed member. */

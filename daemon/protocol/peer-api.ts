@@ -152,6 +152,11 @@ export interface PeerMethods {
     readonly request: { readonly tags: readonly OperationTag[] };
     readonly answer: { readonly versions: readonly (Version | null)[]; readonly since: Version };
   };
+  /** Entries after `after`, about `bytesMax`, as the bytes of the answer; null: the log does not reach back so far. */
+  entries: {
+    readonly request: { readonly after: Version; readonly bytesMax: number };
+    readonly answer: { readonly sizes: readonly number[] | null };
+  };
   /** A whole copy of the metadata at one version; then its bytes piece by piece; then its end. */
   'snapshot-open': {
     readonly request: Record<string, never>;
@@ -222,6 +227,7 @@ export const LANES: { readonly [M in PeerMethod]: Lane } = {
   lock: 'log',
   'file-call': 'log',
   'file-session': 'log',
+  entries: 'bulk',
   'snapshot-open': 'bulk',
   'snapshot-read': 'bulk',
   'snapshot-close': 'bulk',

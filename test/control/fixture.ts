@@ -75,6 +75,8 @@ export async function startFixture(changes: Partial<ControlHandlers> = {}): Prom
     },
     barrier: () => ({ logVersion: 7 }),
     shutdown: () => ({ pid: process.pid }),
+    conflicts: () => ({ merging: 0, count: 0, conflicts: [] }),
+    'conflict-resolve': ({ id, keep }) => ({ id, kept: keep }),
     ...(Object.fromEntries(Object.keys(CLUSTER_METHODS).map((method) => [method, alone])) as unknown as Pick<
       ControlHandlers,
       keyof typeof CLUSTER_METHODS

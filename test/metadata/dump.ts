@@ -17,6 +17,7 @@ const TABLES: Readonly<Record<string, string>> = {
   setting: "SELECT * FROM setting WHERE key IN ('version', 'inodes', 'stored', 'allocated') ORDER BY key",
   member: 'SELECT * FROM member ORDER BY id',
   epoch: 'SELECT * FROM epoch ORDER BY epoch',
+  conflict: 'SELECT * FROM conflict ORDER BY conflict',
   cluster_setting: 'SELECT * FROM cluster_setting ORDER BY key',
 };
 
