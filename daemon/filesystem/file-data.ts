@@ -461,7 +461,6 @@ export function fileData(options: FileDataOptions): FileData {
     changedAll() {
       for (const file of files.values()) {
         file.extents.clear();
-        // The same version may stand for another state now.
         file.row = undefined;
       }
       return [...files.keys()];
