@@ -112,7 +112,7 @@ export async function startStoringNode(options: NodeOptions): Promise<RunningNod
       reads: metadata.reads,
       replication: cluster.replication,
       clock,
-      merging: cluster.merging,
+      merging: () => cluster.merging(),
     }),
     version: () => ({ version: RELEASE, api: CONTROL_API_VERSION, node: process.versions.node }),
     status: () => nodeStatus(sources),
