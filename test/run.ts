@@ -31,7 +31,7 @@ const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
   { name: 'power', pattern: 'test/crash/{power,torn}.test.ts', fast: false },
   { name: 'programs', pattern: 'test/programs/**/*.test.ts', fast: false },
   { name: 'simulation', pattern: 'test/simulation/**/*.test.ts', fast: false },
-  { name: 'cluster', pattern: 'test/cluster/{basics,failover,partition}.test.ts', fast: false },
+  { name: 'cluster', pattern: 'test/cluster/{basics,client,failover,partition}.test.ts', fast: false },
 ];
 
 const { values, positionals } = parseArgs({
