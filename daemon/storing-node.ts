@@ -64,7 +64,13 @@ export async function startStoringNode(options: NodeOptions): Promise<RunningNod
     storage,
     clock,
     log,
-    onDamage: noteDamage,
+    onDamage(damage) {
+      log.error('a chunk cannot be read from any node', {
+        ...damage,
+        hint: '`warren fsck --data` names the files; restore those from a backup',
+      });
+      noteDamage(damage);
+    },
     onRepaired: (hash) => damaged.delete(hash),
   });
   stack.defer(() => cluster.close());

@@ -233,6 +233,8 @@ export function openMetadata(options: MetadataOptions): Metadata {
       if (committing.readOnly() === undefined) {
         committing.endTurn();
         await committing.barrier();
+        // What was settled last would be taken from the log again at the next start.
+        if (unsettled.settledVersion(state.version) > state.committedSettled()) state.begin();
         committing.commitNow();
         if (checkpointing.agreed() >= state.version) await checkpointing.checkpoint();
       }
