@@ -39,7 +39,7 @@ usage:
   warrend --here DIR             keep everything in DIR, mount on DIR/mnt
   warrend fsck --config FILE     check the data of a stopped daemon
   warrend fsck -d DIR            the same, by data directory
-  warrend join --config FILE     be admitted to a cluster with the token in $WARREN_TOKEN
+  warrend join --config FILE     join a cluster with the token in $WARREN_TOKEN
 
 options:
   --log-format text|json         readable lines, or one JSON object a line

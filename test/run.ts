@@ -24,6 +24,13 @@ const GROUPS: { name: string; pattern: string; fast: boolean }[] = [
   { name: 'tidy', pattern: 'test/tidy.test.ts', fast: true },
   // Every test file that no other group names.
   { name: 'unit', pattern: 'test/**/*.test.ts', fast: true },
+  // Long ones of single rooms.
+  {
+    name: 'long',
+    pattern:
+      'test/{fsck/*,merge/*,chunks/{repair,replicated,large,block-sums},metadata/{rewinding,page-copy,page-sums},cluster/discovery,console/commands}.test.ts',
+    fast: false,
+  },
   { name: 'fuse', pattern: 'test/fuse/**/*.test.ts', fast: true },
   { name: 'posix', pattern: 'test/posix/**/*.test.ts', fast: true },
   { name: 'faults', pattern: 'test/faults/**/*.test.ts', fast: false },

@@ -171,7 +171,10 @@ test('a call without an answer ends at its time-out, and its late answer is nobo
   const startMs = performance.now();
   const slow = a.peers.call(B, 'file-call', lock('slow'), { timeoutMs: 100 });
   const long = a.peers.call(B, 'file-call', lock('slow'), { timeoutMs });
-  await assert.rejects(slow, { kind: 'timeout', message: /"lock" to node "beta" had no answer in time/ });
+  await assert.rejects(slow, {
+    kind: 'timeout',
+    message: /"file-call" to node "beta" had no answer in time/,
+  });
   const tookMs = performance.now() - startMs;
   assert.ok(tookMs >= 100, `it ended after ${tookMs} ms`);
   const next = a.peers.call(B, 'file-call', lock('next'), { timeoutMs });

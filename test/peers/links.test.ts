@@ -42,7 +42,7 @@ test('a node that is closed is gone; when it is back it is connected, and its ca
   const call = a.peers.call(B, 'file-call', request, { timeoutMs });
   await a.peers.call(B, 'held-inodes', { inodes: [] }, { timeoutMs }).catch(() => {});
   await b.peers.close();
-  await assert.rejects(call, { kind: 'lost', message: /"lock" to node "beta" lost its connection/ });
+  await assert.rejects(call, { kind: 'lost', message: /"file-call" to node "beta" lost its connection/ });
   await until(() => a.peers.link(B) === 'gone', 'it is gone');
   await assert.rejects(a.peers.call(B, 'file-call', request, { timeoutMs }), {
     kind: 'unreachable',
