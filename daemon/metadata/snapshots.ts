@@ -76,7 +76,7 @@ export function openSnapshots(options: SnapshotsOptions): Snapshots {
     throw new WarrenError({
       code: 'SNAPSHOT_NOT_AGREED',
       message: `No copy of the metadata could be made: the in-sync nodes did not confirm version ${state.committedVersion} within ${AGREED_WAIT_MS / 1000} s.`,
-      hint: 'It is tried again; see `warren nodes` for the node that does not answer.',
+      hint: 'It is tried again; see `warren servers` for the node that does not answer.',
     });
   }
 
