@@ -456,8 +456,12 @@ export async function openClusterNode(options: ClusterNodeOptions): Promise<Clus
     merging: () => merging.waiting(),
     metadata: {
       ...metadata,
-      propose(operation, payload) {
+      async propose(operation, payload) {
         const tag = takeTag(operation);
+        // Small chunks wait in memory until small.db has them: who brings more waits for room.
+        if (payload !== undefined && payload.size > 0) {
+          for (let full = metadata.room(); full !== undefined; full = metadata.room()) await full;
+        }
         return replication.propose(operation, payload, tag === undefined ? {} : { tag });
       },
       barrier: (alone) => (others().length === 0 ? metadata.barrier(alone) : replication.barrier()),

@@ -24,7 +24,7 @@ export interface PeerView {
 export interface Replication {
   /**
    * Answers when every in-sync node has applied the operation. While nobody leads it waits, at most `timeoutMs` of the
-   * options, then EIO... FsError with a reason; also FsError of the operation itself. Exactly once, also over a failover.
+   * options, then FsError EROFS (certainly not done) or EIO (not known) with a reason; also FsError of the operation itself. Exactly once, also over a failover.
    * `durable`: and every in-sync node has it durable.
    */
   propose(
